@@ -19,12 +19,42 @@ use std::borrow::Cow;
     status = "HealthPolicyStatus",
     derive = "PartialEq",
     doc = "Thresholds, heartbeat settings, reset policy and budget that many ManagedVMs share.",
-    printcolumn(name = "MODE", type_ = "string", json_path = ".spec.resetPolicy.mode", description = "Enforce or Observe"),
-    printcolumn(name = "TIMEOUT", type_ = "integer", json_path = ".spec.heartbeat.timeoutSeconds", description = "Seconds of silence before a reset"),
-    printcolumn(name = "VMS", type_ = "integer", json_path = ".status.managedVMs", description = "ManagedVMs that use this policy"),
-    printcolumn(name = "HEALTHY", type_ = "integer", json_path = ".status.healthyVMs", description = "Of these, how many are healthy"),
-    printcolumn(name = "IN FLIGHT", type_ = "integer", json_path = ".status.inFlight", description = "Resets under way"),
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the policy is valid"),
+    printcolumn(
+        name = "MODE",
+        type_ = "string",
+        json_path = ".spec.resetPolicy.mode",
+        description = "Enforce or Observe"
+    ),
+    printcolumn(
+        name = "TIMEOUT",
+        type_ = "integer",
+        json_path = ".spec.heartbeat.timeoutSeconds",
+        description = "Seconds of silence before a reset"
+    ),
+    printcolumn(
+        name = "VMS",
+        type_ = "integer",
+        json_path = ".status.managedVMs",
+        description = "ManagedVMs that use this policy"
+    ),
+    printcolumn(
+        name = "HEALTHY",
+        type_ = "integer",
+        json_path = ".status.healthyVMs",
+        description = "Of these, how many are healthy"
+    ),
+    printcolumn(
+        name = "IN FLIGHT",
+        type_ = "integer",
+        json_path = ".status.inFlight",
+        description = "Resets under way"
+    ),
+    printcolumn(
+        name = "READY",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the policy is valid"
+    ),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

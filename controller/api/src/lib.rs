@@ -25,10 +25,5 @@ pub const GROUP: &str = "defib.dev";
 
 /// All custom resource definitions, in the order in which they are written to `crds/`.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![
-        ManagedVM::crd(),
-        HealthPolicy::crd(),
-        ProxmoxCluster::crd(),
-        VMReset::crd(),
-    ]
+    vec![ManagedVM::crd(), HealthPolicy::crd(), ProxmoxCluster::crd(), VMReset::crd()]
 }

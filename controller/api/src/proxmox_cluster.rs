@@ -18,9 +18,19 @@ use serde::{Deserialize, Serialize};
     status = "ProxmoxClusterStatus",
     derive = "PartialEq",
     doc = "A Proxmox VE cluster, how to reach and trust it, and the token to use there.",
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the API answers"),
+    printcolumn(
+        name = "READY",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the API answers"
+    ),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "VERSION", type_ = "string", json_path = ".status.version", description = "Version of Proxmox VE"),
+    printcolumn(
+        name = "VERSION",
+        type_ = "string",
+        json_path = ".status.version",
+        description = "Version of Proxmox VE"
+    ),
     printcolumn(name = "QUORATE", type_ = "boolean", json_path = ".status.quorate"),
     printcolumn(name = "NODES", type_ = "integer", json_path = ".status.nodeCount"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")

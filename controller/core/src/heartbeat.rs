@@ -159,9 +159,7 @@ impl Heartbeat {
             }
         };
         let changed = self.report.as_ref().is_none_or(|(_, known)| {
-            known.state != report.state
-                || known.supervised != report.supervised
-                || known.machine_uuid != report.machine_uuid
+            known.state != report.state || known.supervised != report.supervised || known.machine_uuid != report.machine_uuid
         });
         let crossed = self.judge_thresholds(&report, &expected.thresholds, now);
         let mended = self.rejected.take().is_some() | self.wrong_key.take().is_some();
@@ -195,11 +193,7 @@ impl Heartbeat {
 
     /// Judges what was received before the identity was known. Returns whether anything had to be given up.
     pub fn identify(&mut self, identity: Uuid) -> bool {
-        let Some((at, got)) = self
-            .report
-            .as_ref()
-            .and_then(|(at, r)| r.machine_uuid.map(|u| (*at, u)))
-        else {
+        let Some((at, got)) = self.report.as_ref().and_then(|(at, r)| r.machine_uuid.map(|u| (*at, u))) else {
             return false;
         };
         if same_machine(identity, got) {
@@ -230,9 +224,8 @@ impl Heartbeat {
     /// Keeps `over_since` true to the newest report. Returns whether any threshold was crossed, in either direction.
     fn judge_thresholds(&mut self, report: &Report, thresholds: &[Threshold], now: Mono) -> bool {
         let before = self.over_since.len();
-        self.over_since.retain(|(t, _)| {
-            thresholds.contains(t) && report.percent(t.metric).is_some_and(|p| p > f64::from(t.percent))
-        });
+        self.over_since
+            .retain(|(t, _)| thresholds.contains(t) && report.percent(t.metric).is_some_and(|p| p > f64::from(t.percent)));
         let mut crossed = self.over_since.len() != before;
         for t in thresholds {
             let over = report.percent(t.metric).is_some_and(|p| p > f64::from(t.percent));

@@ -2,5 +2,14 @@
 //!
 //! Nothing here reads a clock, calls anybody, draws a random number or panics. Time is an argument, every effect is data.
 
+pub mod conditions;
+pub mod decide;
+pub mod fleet;
+pub mod gate;
 pub mod heartbeat;
+pub mod journal;
+pub mod lease;
+pub mod life;
+pub mod observer;
+pub mod policy;
 pub mod time;

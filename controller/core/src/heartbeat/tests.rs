@@ -28,12 +28,28 @@ fn expecting(identity: u128) -> Expectation {
 fn only_news_wakes_the_decider() {
     let mut h = Heartbeat::default();
     let e = expecting(7);
-    assert_eq!(h.take(report("a", 10.0), &e, Mono(1_000)), Taken::Accepted { wake: true }, "first report");
-    assert_eq!(h.take(report("a", 40.0), &e, Mono(31_000)), Taken::Accepted { wake: false }, "mere beat");
-    assert_eq!(h.take(report("b", 5.0), &e, Mono(61_000)), Taken::Accepted { wake: true }, "new boot");
+    assert_eq!(
+        h.take(report("a", 10.0), &e, Mono(1_000)),
+        Taken::Accepted { wake: true },
+        "first report"
+    );
+    assert_eq!(
+        h.take(report("a", 40.0), &e, Mono(31_000)),
+        Taken::Accepted { wake: false },
+        "mere beat"
+    );
+    assert_eq!(
+        h.take(report("b", 5.0), &e, Mono(61_000)),
+        Taken::Accepted { wake: true },
+        "new boot"
+    );
     assert_eq!(h.boot_first_received, Some(Mono(61_000)));
     let awaited = Expectation { awaited: true, ..e };
-    assert_eq!(h.take(report("b", 35.0), &awaited, Mono(91_000)), Taken::Accepted { wake: true }, "awaited");
+    assert_eq!(
+        h.take(report("b", 35.0), &awaited, Mono(91_000)),
+        Taken::Accepted { wake: true },
+        "awaited"
+    );
 }
 
 #[test]
@@ -96,8 +112,16 @@ fn thresholds_count_from_the_first_excess_without_a_break() {
         percent: 80,
         duration_seconds: 60,
     };
-    let e = Expectation { thresholds: vec![cpu.clone()], ..expecting(7) };
-    let busy = |up: f64, p: f64| Arc::new(Report { cpu_percent: p, ..(*report("a", up)).clone() });
+    let e = Expectation {
+        thresholds: vec![cpu.clone()],
+        ..expecting(7)
+    };
+    let busy = |up: f64, p: f64| {
+        Arc::new(Report {
+            cpu_percent: p,
+            ..(*report("a", up)).clone()
+        })
+    };
     let mut h = Heartbeat::default();
     h.take(busy(1.0, 90.0), &e, Mono(1_000));
     assert_eq!(h.take(busy(2.0, 95.0), &e, Mono(2_000)), Taken::Accepted { wake: false });

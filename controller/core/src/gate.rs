@@ -1,0 +1,312 @@
+//! The gates before a reset (rule 4), in order. The first that fails is the reason why nothing happens; none costs an attempt.
+
+use crate::decide::Observed;
+use crate::fleet::{Fleet, Limits, budget};
+use crate::heartbeat::same_machine;
+use crate::journal::counted;
+use crate::life::{Life, Vital};
+use crate::policy::{Found, built_in, standing_pause, step_of};
+use crate::time::{Now, seconds};
+use defib_api::{IdentityCheck, Mode, Trigger};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A gate that does not let a reset pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// One word of constant spelling.
+    pub reason: &'static str,
+    /// The arithmetic, and what would change it.
+    pub message: String,
+    /// When it opens by itself, where that is known.
+    pub opens_after: Option<Duration>,
+}
+
+impl Blocked {
+    /// A gate that opens by an event, or that is looked at again soon.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            opens_after: None,
+        }
+    }
+
+    fn until(self, after: Duration) -> Self {
+        Self {
+            opens_after: Some(after),
+            ..self
+        }
+    }
+}
+
+/// A VM as Proxmox has it at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Node on which it is.
+    pub node: String,
+    /// State of the node: `online` and others.
+    pub node_status: String,
+    /// State in QEMU: `running` and others; `stopped` without a process.
+    pub qmp_status: String,
+    /// Lock in its configuration.
+    pub lock: Option<String>,
+    /// State in Proxmox HA, where HA manages it.
+    pub ha_state: Option<String>,
+    /// SMBIOS UUID.
+    pub uuid: Option<Uuid>,
+    /// Age of the QEMU process.
+    pub uptime: Duration,
+    /// The VM's configuration makes QEMU end at a reset (`reboot: 0`).
+    pub no_reboot: bool,
+}
+
+/// Why Proxmox could not be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookFailed {
+    /// One word of constant spelling.
+    pub reason: &'static str,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// The closer look that a due reset gets: live, a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closer {
+    /// What Proxmox says of the VM.
+    pub look: Result<Look, LookFailed>,
+    /// How the fleet stands, this VM's own journal left out.
+    pub fleet: Fleet,
+}
+
+/// HA states in which a reset does not cross what HA is doing.
+const HARMLESS_HA: [&str; 4] = ["started", "ignored", "disabled", "stopped"];
+
+/// Gates that need no look at Proxmox: those of configuration.
+pub fn configuration(o: &Observed<'_>, trigger: Trigger, now: Now) -> Option<Blocked> {
+    if trigger == Trigger::Automatic {
+        if o.effective.mode == Mode::Observe {
+            return Some(Blocked::new(
+                "ObserveOnly",
+                "resetPolicy.mode is Observe (also where nothing is declared): this VM is watched and never reset; set it to Enforce",
+            ));
+        }
+        if let Some(paused) = pause(o, now) {
+            return Some(paused);
+        }
+    }
+    if o.vm.metadata.deletion_timestamp.is_some() {
+        return Some(Blocked::new("Deleting", "this ManagedVM is being deleted; its VM is left alone"));
+    }
+    o.effective
+        .problem
+        .as_ref()
+        .filter(|_| trigger == Trigger::Automatic)
+        .map(|p| Blocked::new(p.reason(), p.to_string()))
+}
+
+/// The pause that stands, of VM, policy or cluster.
+pub fn pause(o: &Observed<'_>, now: Now) -> Option<Blocked> {
+    let policy = match o.policy {
+        Found::Policy { spec, .. } => spec.pauses.as_slice(),
+        _ => &[],
+    };
+    let cluster = o.cluster.map_or(&[][..], |c| c.pauses.as_slice());
+    [
+        ("this ManagedVM", o.vm.spec.pauses.as_slice()),
+        ("its HealthPolicy", policy),
+        ("its ProxmoxCluster", cluster),
+    ]
+    .into_iter()
+    .find_map(|(whose, pauses)| {
+        let p = standing_pause(pauses, now.wall)?;
+        let blocked = |end: &str| Blocked::new("Paused", format!("{whose} is paused by {}: {} ({end})", p.owner, p.reason));
+        Some(match p.expires_at {
+            Some(end) => blocked(&format!("until {end}")).until(now.until(end)),
+            None => blocked("until it is removed"),
+        })
+    })
+}
+
+/// Gates on silence, and on ourselves as its witness.
+pub fn silence(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Option<Blocked> {
+    match life {
+        Life::Unarmed(why) => return Some(Blocked::new(why.reason(), why.message())),
+        Life::Fresh { due, .. } => {
+            return Some(Blocked::new("NotSilent", "heartbeats come, or have not been waited for long enough").until(due.since(now.mono)));
+        }
+        Life::Grace { due } => {
+            return Some(
+                Blocked::new(
+                    "StartupGrace",
+                    format!(
+                        "the guest booted less than {} s ago, and may be rebooting by itself",
+                        o.effective.startup_grace.as_secs()
+                    ),
+                )
+                .until(due.since(now.mono)),
+            );
+        }
+        Life::Silent { .. } => {}
+    }
+    if let Some(blocked) = observer(o) {
+        return Some(blocked);
+    }
+    let (first, newest) = vital.heartbeat.wrong_key?;
+    let vetoed = now.mono.since(first);
+    let veto = seconds(built_in::MAX_VETO_SECONDS);
+    (now.mono.since(newest) < o.effective.timeout && vetoed < veto).then(|| {
+        Blocked::new(
+            "WrongKey",
+            format!("somebody reports for this VM with a wrong key: perhaps its agent, which has an old one; this holds a reset back for at most {} s", veto.as_secs()),
+        )
+        .until(veto.saturating_sub(vetoed))
+    })
+}
+
+/// Whether we ourselves could have heard the heartbeats.
+pub fn observer(o: &Observed<'_>) -> Option<Blocked> {
+    if let Some(trouble) = o.observer.trouble {
+        return Some(Blocked::new(
+            "ObserverNotServing",
+            format!("{}, so silence cannot be told from our own deafness", trouble.message()),
+        ));
+    }
+    if o.observer.settling {
+        return Some(
+            Blocked::new(
+                "ObserverSettling",
+                "Defib stood still a moment ago; reports that wait are read first",
+            )
+            .until(Duration::from_secs(5)),
+        );
+    }
+    o.foreign_heartbeat.then(|| {
+        Blocked::new(
+            "ManagedByAnother",
+            "status.heartbeat holds a newer heartbeat than this Defib has received: another one is writing it",
+        )
+    })
+}
+
+/// Gates on what Proxmox says.
+pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Blocked> {
+    let look = match &closer.look {
+        Ok(look) => look,
+        Err(failed) => return Some(Blocked::new(failed.reason, failed.message.clone())),
+    };
+    if look.qmp_status != "running" {
+        return Some(Blocked::new(
+            "NotRunning",
+            format!(
+                "Proxmox says that the VM is {}; a VM that does not run is not reset",
+                look.qmp_status
+            ),
+        ));
+    }
+    if let Some(lock) = &look.lock {
+        return Some(Blocked::new(
+            "Locked",
+            format!("Proxmox holds a lock on the VM ({lock}); the reset waits for it"),
+        ));
+    }
+    if let Some(ha) = look.ha_state.as_deref().filter(|s| !HARMLESS_HA.contains(s)) {
+        return Some(Blocked::new("HABusy", format!("Proxmox HA is at work on the VM (state {ha})")));
+    }
+    match (crate::life::identity(o.vm.status.as_ref()), look.uuid) {
+        (Some(recorded), Some(present)) if recorded != present => {
+            return Some(Blocked::new(
+                "IdentityChanged",
+                format!(
+                    "VMID {} now belongs to another machine: its SMBIOS UUID is {present}, recorded was {recorded}; delete this ManagedVM and create it again",
+                    o.vm.spec.proxmox.vmid
+                ),
+            ));
+        }
+        (Some(_), Some(_)) => {}
+        _ if o.effective.identity == IdentityCheck::Trust => {}
+        _ => {
+            return Some(Blocked::new(
+                "IdentityUnknown",
+                "Proxmox does not tell the SMBIOS UUID of this VM, so nothing proves which machine this is; set one in its options, or spec.identity to Trust",
+            ));
+        }
+    }
+    if look.no_reboot {
+        return Some(Blocked::new("NoReboot", "the VM has `reboot: 0` in Proxmox: a reset would stop it"));
+    }
+    if look.node_status != "online" {
+        return Some(Blocked::new("NodeNotOnline", format!("node {} is {}", look.node, look.node_status)));
+    }
+    if trigger == Trigger::Manual {
+        return None;
+    }
+    if let Some(other) = o.duplicate_of {
+        return Some(Blocked::new(
+            "DuplicateMachine",
+            format!("ManagedVM {other} is the same machine and is older; it decides"),
+        ));
+    }
+    if let (Some(own), Some(uuid)) = (o.own_node, look.uuid)
+        && same_machine(own, uuid)
+    {
+        return Some(Blocked::new(
+            "OwnHost",
+            "Defib itself runs in this VM; it is never reset automatically",
+        ));
+    }
+    let grace = o.effective.startup_grace;
+    (look.uptime < grace).then(|| {
+        Blocked::new(
+            "StartupGrace",
+            format!("Proxmox started the VM less than {} s ago", grace.as_secs()),
+        )
+        .until(grace.saturating_sub(look.uptime))
+    })
+}
+
+/// Gates on how often and how many at once.
+pub fn budgets(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
+    let status = o.vm.status.as_ref();
+    let recent = status.map_or(&[][..], |s| s.recent_resets.as_slice());
+    let counting = counted(recent, o.effective, now);
+    if counting.len() >= usize::try_from(o.effective.max_resets).unwrap_or(usize::MAX) {
+        let oldest = counting.first().map_or(now.wall, |r| r.time);
+        return Some(
+            Blocked::new(
+                "ResetsExhausted",
+                format!(
+                    "{} automatic resets in {} s, at most {} allowed; the next one when the oldest, of {oldest}, leaves the window, or when resetPolicy.forgiveBefore is set",
+                    counting.len(),
+                    o.effective.window.as_secs(),
+                    o.effective.max_resets
+                ),
+            )
+            .until(o.effective.window.saturating_sub(now.age(oldest))),
+        );
+    }
+    if let Some(episode) = status.and_then(|s| s.episode.as_ref())
+        && let (None, Some(end)) = (
+            step_of(&o.effective.steps, episode.attempts.saturating_add(1)),
+            episode.last_end_time,
+        )
+        && now.age(end) < o.effective.window
+        && o.effective.forgive_before.is_none_or(|f| end >= f)
+    {
+        return Some(
+            Blocked::new(
+                "StepsExhausted",
+                format!("all steps were tried ({} attempts) and the VM did not come back: a reset does not cure it; it is tried again {} s after the last one", episode.attempts, o.effective.window.as_secs()),
+            )
+            .until(o.effective.window.saturating_sub(now.age(end))),
+        );
+    }
+    budget(
+        &closer.fleet,
+        &Limits {
+            max_in_flight: o.effective.max_in_flight,
+            max_unhealthy: o.effective.max_unhealthy.clone(),
+        },
+        o.limits,
+    )
+}

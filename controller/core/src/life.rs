@@ -1,0 +1,156 @@
+//! Whether a VM is armed, and whether it is silent (rules 1 and 2).
+
+use crate::heartbeat::{Heartbeat, same_machine};
+use crate::policy::Effective;
+use crate::time::{Mono, Now};
+use defib_api::{AgentState, IdentityCheck, ManagedVMStatus};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What is known of one VM's heartbeat, from memory and from what was published before this process started.
+#[derive(Clone, Copy, Debug)]
+pub struct Vital<'a> {
+    /// What applies to the VM.
+    pub effective: &'a Effective,
+    /// Published status.
+    pub status: Option<&'a ManagedVMStatus>,
+    /// The ledger's entry.
+    pub heartbeat: &'a Heartbeat,
+    /// Since when silence of this VM has been witnessed: the observer's start, or the end of its last hold.
+    pub since: Mono,
+}
+
+/// How a VM is, judged by its heartbeat alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Its silence means nothing.
+    Unarmed(Unarmed),
+    /// Heard of within the time-out, or not yet watched for that long.
+    Fresh {
+        /// When it will count as silent.
+        due: Mono,
+        /// A heartbeat came within the time-out, as opposed to: we have only just begun to listen.
+        heard: bool,
+    },
+    /// Over the time-out, but the guest booted a moment ago.
+    Grace {
+        /// When it will count as silent.
+        due: Mono,
+    },
+    /// Armed, and silent for longer than it may.
+    Silent {
+        /// Since when the silence was witnessed.
+        since: Mono,
+    },
+}
+
+/// Why silence means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unarmed {
+    /// No heartbeat was ever received.
+    NeverReported,
+    /// Heartbeats come, but Proxmox has not told yet which machine this is.
+    IdentityUnknown,
+    /// Heartbeats come without an SMBIOS UUID.
+    NoMachineUuid,
+    /// Heartbeats come from another machine.
+    WrongMachine(Uuid),
+    /// The agent was started by hand.
+    Unsupervised,
+    /// The agent stopped in good order.
+    Stopping,
+}
+
+impl Unarmed {
+    /// Reason of conditions.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NeverReported => "NeverReported",
+            Self::IdentityUnknown => "IdentityUnknown",
+            Self::NoMachineUuid => "NoMachineUUID",
+            Self::WrongMachine(_) => "WrongMachine",
+            Self::Unsupervised => "Unsupervised",
+            Self::Stopping => "Stopping",
+        }
+    }
+
+    /// What it means and what would change it.
+    pub fn message(self) -> String {
+        match self {
+            Self::NeverReported => "no heartbeat of this machine was ever received; install the agent in the VM".into(),
+            Self::IdentityUnknown => "heartbeats come, but Proxmox has not told the SMBIOS UUID of this VM yet".into(),
+            Self::NoMachineUuid => "heartbeats come without an SMBIOS UUID, so nothing proves which machine sends them; if the guest cannot read it, set spec.identity to Trust".into(),
+            Self::WrongMachine(uuid) => format!("heartbeats come from machine {uuid}, which is not the one that Proxmox has under this VMID; was the guest cloned with its key?"),
+            Self::Unsupervised => "the agent was started by hand; install it as a service to arm this VM".into(),
+            Self::Stopping => "the agent said goodbye in good order; the next heartbeat arms the VM again".into(),
+        }
+    }
+}
+
+/// Judges a VM's heartbeat.
+pub fn life(v: &Vital<'_>, now: Now) -> Life {
+    if let Some(why) = unarmed(v) {
+        return Life::Unarmed(why);
+    }
+    let published = v.status.and_then(|s| s.heartbeat.as_ref());
+    let newest = v
+        .heartbeat
+        .last_life
+        .max(published.and_then(|h| h.last_received_time).map(|t| now.mono_of(t)));
+    let last = newest.unwrap_or_default().max(v.since);
+    let timed_out = last.plus(v.effective.timeout);
+    let due = timed_out.max(grace_end(v, now).unwrap_or_default());
+    if now.mono < timed_out {
+        let heard = newest.is_some_and(|at| now.mono.since(at) < v.effective.timeout);
+        Life::Fresh { due, heard }
+    } else if now.mono < due {
+        Life::Grace { due }
+    } else {
+        Life::Silent { since: last }
+    }
+}
+
+fn unarmed(v: &Vital<'_>) -> Option<Unarmed> {
+    let published = v.status.and_then(|s| s.heartbeat.as_ref());
+    let (machine, state, supervised) = if let Some((_, report)) = &v.heartbeat.report {
+        (report.machine_uuid, Some(report.state), report.supervised)
+    } else if let Some(h) = published.filter(|h| h.boot_id.is_some()) {
+        (
+            h.machine_uuid.as_deref().and_then(|t| t.parse().ok()),
+            h.state,
+            h.supervised.unwrap_or(false),
+        )
+    } else {
+        return Some(match v.heartbeat.wrong_machine {
+            Some((_, uuid)) => Unarmed::WrongMachine(uuid),
+            None => Unarmed::NeverReported,
+        });
+    };
+    if v.effective.identity == IdentityCheck::Verify {
+        match (identity(v.status), machine) {
+            (None, _) => return Some(Unarmed::IdentityUnknown),
+            (_, None) => return Some(Unarmed::NoMachineUuid),
+            (Some(expected), Some(got)) if !same_machine(expected, got) => return Some(Unarmed::WrongMachine(got)),
+            _ => {}
+        }
+    }
+    if !supervised {
+        return Some(Unarmed::Unsupervised);
+    }
+    (state == Some(AgentState::Stopping)).then_some(Unarmed::Stopping)
+}
+
+/// The SMBIOS UUID recorded at adoption.
+pub fn identity(status: Option<&ManagedVMStatus>) -> Option<Uuid> {
+    status.and_then(|s| s.identity.as_deref()).and_then(|t| t.parse().ok())
+}
+
+/// When the start-up grace of the present boot ends; none when it has ended long ago.
+fn grace_end(v: &Vital<'_>, now: Now) -> Option<Mono> {
+    if let Some((received, report)) = &v.heartbeat.report {
+        let uptime = Duration::try_from_secs_f64(report.uptime_seconds).unwrap_or(Duration::MAX);
+        return v.effective.startup_grace.checked_sub(uptime).map(|left| received.plus(left));
+    }
+    let boot = v.status?.heartbeat.as_ref()?.boot_time?;
+    v.effective.startup_grace.checked_sub(now.age(boot)).map(|left| now.mono.plus(left))
+}
