@@ -145,15 +145,20 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let manual = o.manual.filter(|_| current.is_none());
     let manual_gate = manual.map(|_| gates(o, &vital, life, Trigger::Manual, now));
     let automatic = gates(o, &vital, life, Trigger::Automatic, now);
-    let (next, blocked) = match (current, manual, &manual_gate) {
-        (Some(current), _, _) => (Next::Continue(journal::next(current, o.me, o.journal_unchanged, &vital, now)), None),
-        (None, Some(request), Some(Gate::Open(closer))) => (begin(o, &vital, closer, Some(request), now), None),
-        (None, _, Some(Gate::Unseen)) => (Next::LookCloser, None),
+    let next = match (current, manual, &manual_gate) {
+        (Some(current), _, _) => Next::Continue(journal::next(current, o.me, o.journal_unchanged, &vital, now)),
+        (None, Some(request), Some(Gate::Open(closer))) => begin(o, &vital, closer, Some(request), now),
+        (None, _, Some(Gate::Unseen)) => Next::LookCloser,
         _ => match &automatic {
-            Gate::Open(closer) => (begin(o, &vital, closer, None, now), None),
-            Gate::Unseen => (Next::LookCloser, None),
-            Gate::Blocked(blocked) => (Next::Nothing, Some(blocked.clone())),
+            Gate::Open(closer) => begin(o, &vital, closer, None, now),
+            Gate::Unseen => Next::LookCloser,
+            Gate::Blocked(_) => Next::Nothing,
         },
+    };
+    // ResetAllowed speaks of Defib's own resets, also while a person's request is looked into.
+    let blocked = match automatic {
+        Gate::Blocked(blocked) => Some(blocked),
+        _ => None,
     };
 
     let held = gate::configuration(o, Trigger::Automatic, now).is_some();

@@ -3,7 +3,7 @@
 use crate::decide::Observed;
 use crate::fleet::{Fleet, Limits, budget};
 use crate::heartbeat::same_machine;
-use crate::journal::counted;
+use crate::journal::{counted, forgiven};
 use crate::life::{Life, Vital};
 use crate::policy::{Found, built_in, standing_pause, step_of};
 use crate::time::{Now, seconds};
@@ -270,19 +270,21 @@ pub fn budgets(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
     let status = o.vm.status.as_ref();
     let recent = status.map_or(&[][..], |s| s.recent_resets.as_slice());
     let counting = counted(recent, o.effective, now);
-    if counting.len() >= usize::try_from(o.effective.max_resets).unwrap_or(usize::MAX) {
-        let oldest = counting.first().map_or(now.wall, |r| r.time);
+    let most = usize::try_from(o.effective.max_resets).unwrap_or(usize::MAX);
+    if let Some(surplus) = counting.len().checked_sub(most) {
+        // After maxResets was lowered, more than one has to leave the window.
+        let last_to_leave = counting.get(surplus).map_or(now.wall, |r| r.time);
         return Some(
             Blocked::new(
                 "ResetsExhausted",
                 format!(
-                    "{} automatic resets in {} s, at most {} allowed; the next one when the oldest, of {oldest}, leaves the window, or when resetPolicy.forgiveBefore is set",
+                    "{} automatic resets in {} s, at most {} allowed; the next one when that of {last_to_leave} leaves the window, or when resetPolicy.forgiveBefore is set",
                     counting.len(),
                     o.effective.window.as_secs(),
                     o.effective.max_resets
                 ),
             )
-            .until(o.effective.window.saturating_sub(now.age(oldest))),
+            .until(o.effective.window.saturating_sub(now.age(last_to_leave))),
         );
     }
     if let Some(episode) = status.and_then(|s| s.episode.as_ref())
@@ -291,7 +293,7 @@ pub fn budgets(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
             episode.last_end_time,
         )
         && now.age(end) < o.effective.window
-        && o.effective.forgive_before.is_none_or(|f| end >= f)
+        && !forgiven(end, o.effective, now)
     {
         return Some(
             Blocked::new(

@@ -93,30 +93,50 @@ fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: No
     let stabilization = seconds(current.stabilization_seconds);
     if let Some(proof) = new_boot(current, vital, ended, now) {
         let stable_at = proof.since.plus(stabilization);
+        let last_life = vital.heartbeat.last_life.unwrap_or_default();
+        let silent_at = last_life.plus(vital.effective.timeout);
+        // Each further boot begins the stabilization anew. A VM that boots again and again is never silent, and must not stay in flight for ever.
+        // What nobody watched does not count: after a pause of ours the time runs from its end.
+        let give_up = deadline.max(vital.since).plus(stabilization + vital.effective.timeout);
         let stopped_well = proof.state == AgentState::Stopping;
-        let silent = !stopped_well && now.mono.since(vital.heartbeat.last_life.unwrap_or_default()) >= vital.effective.timeout;
-        if !silent && now.mono < stable_at {
-            return Step::Verify {
-                stabilizing: true,
-                recheck: stable_at.since(now.mono),
-            };
+        let end = |outcome, message| {
+            Step::Finish(Ending {
+                outcome,
+                message,
+                boot_id_after: Some(proof.boot_id.clone()),
+            })
+        };
+        // One report alone may be the last gasp of a boot loop: the VM is heard once more when the time is over, or has said goodbye.
+        if now.mono >= stable_at && (stopped_well || last_life >= stable_at) {
+            return end(
+                Outcome::Recovered,
+                format!("the VM reported from a new boot and stayed fresh for {} s", stabilization.as_secs()),
+            );
         }
-        if !silent {
-            return Step::Finish(Ending {
-                outcome: Outcome::Recovered,
-                message: format!("the VM reported from a new boot and stayed fresh for {} s", stabilization.as_secs()),
-                boot_id_after: Some(proof.boot_id),
-            });
+        if !stopped_well && now.mono >= silent_at {
+            // It came back and fell silent again: the same episode goes on.
+            return end(
+                Outcome::NotRecovered,
+                format!(
+                    "the VM reported from a new boot and fell silent again before it was stable for {} s",
+                    stabilization.as_secs()
+                ),
+            );
         }
-        // It came back and fell silent again: the same episode goes on.
-        return Step::Finish(Ending {
-            outcome: Outcome::NotRecovered,
-            message: format!(
-                "the VM reported from a new boot and fell silent again within {} s",
-                stabilization.as_secs()
-            ),
-            boot_id_after: Some(proof.boot_id),
-        });
+        if now.mono >= give_up {
+            return end(
+                Outcome::NotRecovered,
+                format!(
+                    "the VM boots again and again, and was never stable for {} s",
+                    stabilization.as_secs()
+                ),
+            );
+        }
+        let due = if now.mono < stable_at { stable_at } else { silent_at };
+        return Step::Verify {
+            stabilizing: true,
+            recheck: due.min(give_up).since(now.mono),
+        };
     }
     if now.mono < deadline {
         return Step::Verify {
@@ -148,8 +168,11 @@ struct Proof {
 
 fn new_boot(current: &CurrentReset, vital: &Vital<'_>, ended: Mono, now: Now) -> Option<Proof> {
     let (received, report) = vital.heartbeat.report.as_ref()?;
-    let known = current.boot_id_before.as_deref() == Some(&*report.boot_id);
-    let since_request = received.since(now.mono_of(current.sent_time.unwrap_or(current.intent_time)));
+    let known = current.boot_id_before.as_deref() == Some(&*report.boot_id) || vital.heartbeat.previous_boots.contains(&report.boot_id);
+    // By the wall clock, as the request may be older than this process and its monotonic clock.
+    let since_request = now
+        .age(current.sent_time.unwrap_or(current.intent_time))
+        .saturating_sub(now.mono.since(*received));
     let young = report.uptime_seconds < (since_request + UPTIME_SLACK).as_secs_f64();
     (!known && *received >= ended && young).then(|| Proof {
         boot_id: report.boot_id.to_string(),
@@ -365,8 +388,13 @@ impl Books {
 pub fn counted<'a>(recent: &'a [RecentReset], effective: &Effective, now: Now) -> Vec<&'a RecentReset> {
     recent
         .iter()
-        .filter(|r| now.age(r.time) < effective.window && effective.forgive_before.is_none_or(|f| r.time >= f))
+        .filter(|r| now.age(r.time) < effective.window && !forgiven(r.time, effective, now))
         .collect()
+}
+
+/// Whether a person has forgiven what was at `time`. A forgiveBefore that lies ahead forgives nothing yet: a mistyped year must not lift the cap for good.
+pub fn forgiven(time: jiff::Timestamp, effective: &Effective, now: Now) -> bool {
+    effective.forgive_before.is_some_and(|f| f <= now.wall && time < f)
 }
 
 /// An episode ends without our proof when the VM has simply been fresh again for stabilizationSeconds: it recovered by itself.

@@ -93,15 +93,15 @@ pub fn life(v: &Vital<'_>, now: Now) -> Life {
         return Life::Unarmed(why);
     }
     let published = v.status.and_then(|s| s.heartbeat.as_ref());
-    let newest = v
-        .heartbeat
-        .last_life
-        .max(published.and_then(|h| h.last_received_time).map(|t| now.mono_of(t)));
+    let published = published.and_then(|h| h.last_received_time);
+    let newest = v.heartbeat.last_life.max(published.map(|t| now.mono_of(t)));
     let last = newest.unwrap_or_default().max(v.since);
     let timed_out = last.plus(v.effective.timeout);
     let due = timed_out.max(grace_end(v, now).unwrap_or_default());
     if now.mono < timed_out {
-        let heard = newest.is_some_and(|at| now.mono.since(at) < v.effective.timeout);
+        // What was published is judged by the wall clock: on the monotonic one, nothing is older than the process.
+        let heard = v.heartbeat.last_life.is_some_and(|at| now.mono.since(at) < v.effective.timeout)
+            || published.is_some_and(|t| now.age(t) < v.effective.timeout);
         Life::Fresh { due, heard }
     } else if now.mono < due {
         Life::Grace { due }

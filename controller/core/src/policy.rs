@@ -218,6 +218,24 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
     }
 }
 
+/// What is wrong with a HealthPolicy by itself: the settings of a VM that adds nothing to it.
+pub fn policy_problem(name: &str, spec: &HealthPolicySpec) -> Option<PolicyProblem> {
+    let bare = ManagedVMSpec {
+        proxmox: defib_api::ProxmoxVmRef {
+            cluster_ref: defib_api::NameRef { name: String::new() },
+            vmid: 0,
+        },
+        policy_ref: None,
+        identity: None,
+        agent: None,
+        heartbeat: None,
+        thresholds: Vec::new(),
+        reset_policy: None,
+        pauses: Vec::new(),
+    };
+    effective(&bare, Found::Policy { name, spec }).problem
+}
+
 /// The step and recovery rules of attempt number `attempt` (from 1) of an episode; none when all steps are used up. The step's number counts from 1.
 pub fn step_of(steps: &[Step], attempt: u32) -> Option<(u32, &Step)> {
     let mut used = 0u32;

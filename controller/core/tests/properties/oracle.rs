@@ -1,0 +1,134 @@
+//! What the rules demand of an automatic reset, written down a second time, in another way than core does: from the rules' words, over the raw input.
+
+use crate::common::*;
+use defib_api::{AgentState, IdentityCheck, Mode};
+use defib_core::fleet::{Count, Limits};
+use defib_core::heartbeat::same_machine;
+use std::time::Duration;
+
+/// Every rule that forbids an automatic reset in this scene.
+pub fn forbids(s: &Scene) -> Vec<&'static str> {
+    let e = s.effective();
+    let status = s.vm.status.clone().unwrap_or_default();
+    let mut no = vec![];
+    let mut unless = |holds: bool, rule: &'static str| {
+        if !holds {
+            no.push(rule);
+        }
+    };
+
+    unless(e.mode == Mode::Enforce, "mode is Enforce");
+    unless(e.problem.is_none(), "the policy is valid");
+    unless(s.vm.metadata.deletion_timestamp.is_none(), "not being deleted");
+    let policy_pauses = if s.policy_is_missing { &[][..] } else { &s.policy.pauses };
+    let paused = [&s.vm.spec.pauses, policy_pauses, &s.cluster.pauses]
+        .into_iter()
+        .flatten()
+        .any(|p| p.expires_at.is_none_or(|end| end > s.now.wall));
+    unless(!paused, "no pause stands");
+
+    let published = status.heartbeat.clone().unwrap_or_default();
+    let (machine, state, supervised) = match &s.heartbeat.report {
+        Some((_, r)) => (r.machine_uuid, Some(r.state), r.supervised),
+        None => (
+            published.machine_uuid.as_deref().and_then(|t| t.parse().ok()),
+            published.state,
+            published.supervised == Some(true),
+        ),
+    };
+    let recorded = status.identity.as_deref().and_then(|t| t.parse().ok());
+    let trusted = e.identity == IdentityCheck::Trust;
+    unless(
+        s.heartbeat.report.is_some() || published.boot_id.is_some(),
+        "armed: it has reported",
+    );
+    unless(
+        trusted || recorded.zip(machine).is_some_and(|(a, b)| same_machine(a, b)),
+        "armed: by this machine",
+    );
+    unless(supervised, "armed: by a supervised agent");
+    unless(state != Some(AgentState::Stopping), "armed: it has not said goodbye");
+
+    let watched = s.now.mono.since(s.observer.since.max(s.hold_lifted));
+    unless(watched >= e.timeout, "silence was witnessed for the time-out");
+    unless(
+        s.heartbeat.last_life.is_none_or(|at| s.now.mono.since(at) >= e.timeout),
+        "the ledger is older than the time-out",
+    );
+    unless(
+        published.last_received_time.is_none_or(|t| older(s, t) >= e.timeout),
+        "the published heartbeat is older than the time-out",
+    );
+    if let Some((received, r)) = &s.heartbeat.report {
+        let booted = Duration::try_from_secs_f64(r.uptime_seconds).unwrap_or(Duration::MAX);
+        let age = booted.saturating_add(s.now.mono.since(*received));
+        unless(age >= e.startup_grace, "the guest's grace is over");
+    }
+    unless(s.observer.trouble.is_none(), "the observer is serving");
+    unless(!s.observer.settling, "the observer is not settling");
+    unless(!s.foreign_heartbeat, "nobody else writes the heartbeat");
+    let vetoed = s
+        .heartbeat
+        .wrong_key
+        .is_some_and(|(first, newest)| s.now.mono.since(first) < Duration::from_secs(900) && s.now.mono.since(newest) < e.timeout);
+    unless(!vetoed, "no other contact");
+
+    let Some(closer) = &s.closer else {
+        unless(false, "Proxmox was looked at");
+        return no;
+    };
+    if let Ok(look) = &closer.look {
+        unless(look.qmp_status == "running", "it runs");
+        unless(look.lock.is_none(), "it is unlocked");
+        let busy = look
+            .ha_state
+            .as_deref()
+            .is_some_and(|s| !matches!(s, "started" | "ignored" | "disabled" | "stopped"));
+        unless(!busy, "HA is not at work on it");
+        unless(
+            match (recorded, look.uuid) {
+                (Some(a), Some(b)) => a == b,
+                _ => trusted,
+            },
+            "it is the same machine",
+        );
+        unless(!look.no_reboot, "a reset does not stop it");
+        unless(look.node_status == "online", "its node is online");
+        unless(look.uptime >= e.startup_grace, "Proxmox did not start it just now");
+        unless(
+            !s.own_node.zip(look.uuid).is_some_and(|(a, b)| same_machine(a, b)),
+            "Defib does not run in it",
+        );
+    } else {
+        unless(false, "Proxmox answers");
+    }
+    unless(s.duplicate_of.is_none(), "no older ManagedVM decides on it");
+
+    let counted = status
+        .recent_resets
+        .iter()
+        .filter(|r| older(s, r.time) < e.window)
+        .filter(|r| !e.forgive_before.is_some_and(|f| f <= s.now.wall && r.time < f))
+        .count();
+    unless(counted < e.max_resets as usize, "the cap is not reached");
+    let own = Limits {
+        max_in_flight: e.max_in_flight,
+        max_unhealthy: e.max_unhealthy.clone(),
+    };
+    unless(room(closer.fleet.policy, &own), "the policy's budget has room");
+    unless(room(closer.fleet.cluster, &s.limits), "the cluster's budget has room");
+    unless(room(closer.fleet.all, &s.limits), "Defib's budget has room");
+    unless(status.current_reset.is_none(), "no reset of it is under way");
+    no
+}
+
+/// Age by the wall clock; zero for what lies ahead.
+fn older(s: &Scene, stored: jiff::Timestamp) -> Duration {
+    let nanos = s.now.wall.as_nanosecond() - stored.as_nanosecond();
+    Duration::from_nanos_u128(u128::try_from(nanos).unwrap_or(0))
+}
+
+fn room(c: Count, limits: &Limits) -> bool {
+    let most = limits.max_unhealthy.of(c.population).unwrap_or(1);
+    c.in_flight < limits.max_in_flight && c.unhealthy <= most
+}

@@ -1,0 +1,24 @@
+//! The rules by which a VM is reset, as tables that a reader can check: one file a rule, in the rules' own words, each case in plain words with what must follow.
+//!
+//! Rule 8 (a start is owed after our stop) has no part here, as the only action is the reset button, which stops nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "all of this is tests; clippy looks for the attribute on each function"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod rule_01_witnessed_silence;
+mod rule_02_arming;
+mod rule_03_contact;
+mod rule_04_budgets;
+mod rule_04_gates;
+mod rule_04_triggers;
+mod rule_05_protocol;
+mod rule_06_recovered;
+mod rule_07_ambiguous;
+mod rule_09_memory;
+mod rule_10_deleting;
