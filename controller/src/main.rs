@@ -1,1 +1,7 @@
-fn main(){}
+//! The `defib` binary; see `defib --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    defib::cli::main()
+}

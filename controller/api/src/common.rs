@@ -37,6 +37,7 @@ pub struct HeartbeatSettings {
 
 /// What a threshold looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum Metric {
     /// Busy share of all CPUs, in percent.
     CPU,
@@ -48,6 +49,7 @@ pub enum Metric {
 
 /// What follows when a threshold is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum ThresholdAction {
     /// The condition WithinThresholds becomes False, with an event.
     Alert,
@@ -57,9 +59,9 @@ pub enum ThresholdAction {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Threshold {
-    /// CPU, Memory or Disk (the fullest).
+    /// What is measured.
     pub metric: Metric,
-    /// What follows: Alert.
+    /// What follows.
     pub action: ThresholdAction,
     /// The metric must stay at or below this many percent.
     #[schemars(range(min = 1, max = 100))]
@@ -71,6 +73,7 @@ pub struct Threshold {
 
 /// Whether Defib may act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum Mode {
     /// A silent VM is reset when every gate lets it pass.
     Enforce,
@@ -80,6 +83,7 @@ pub enum Mode {
 
 /// What is done to a VM in one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum StepAction {
     /// The reset button: the guest starts anew inside the same QEMU process.
     Reset,
@@ -89,7 +93,7 @@ pub enum StepAction {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// What is done: Reset.
+    /// What is done to the VM.
     pub action: StepAction,
     /// How often this step is tried in one episode before the next one.
     #[schemars(range(min = 1, max = 10))]
@@ -103,7 +107,7 @@ pub struct Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ResetPolicy {
-    /// Enforce: silent VMs are reset. Observe: they are only shown. Where neither the VM nor its policy says, Observe.
+    /// Whether Defib may reset. Where neither the VM nor its policy says: Observe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// What is tried, in this order, until the VM reports from a new boot. Taken as a whole, never merged. Built-in: Reset, 2 attempts, 600 s each.

@@ -3,10 +3,13 @@
 //! The doc comment of a field becomes its text in `kubectl explain`. No field that merges (see
 //! `defib_core::policy`) has a schema default: a default written into the stored object would hide the policy for ever.
 
+#![allow(clippy::duplicated_attributes, reason = "the print columns of kube's derive repeat their keys")]
+
 mod common;
 mod health_policy;
 mod managed_vm;
 mod proxmox_cluster;
+mod schema;
 mod vm_reset;
 
 pub use common::*;
@@ -23,7 +26,9 @@ use kube::CustomResourceExt;
 /// API group of all kinds.
 pub const GROUP: &str = "defib.dev";
 
-/// All custom resource definitions, in the order in which they are written to `crds/`.
+/// All custom resource definitions, as they are applied and as `crds/` holds them. `ManagedVM::crd()` and its like are only the raw form of these.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![ManagedVM::crd(), HealthPolicy::crd(), ProxmoxCluster::crd(), VMReset::crd()]
+    [ManagedVM::crd(), HealthPolicy::crd(), ProxmoxCluster::crd(), VMReset::crd()]
+        .map(schema::finish)
+        .into()
 }

@@ -44,7 +44,7 @@ pub struct ManagedVMSpec {
     /// The HealthPolicy that applies. Left out: the one named `default` of this namespace, if there is one. Named but missing: the VM is watched and never reset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<NameRef>,
-    /// Verify (built-in): the SMBIOS UUID in the heartbeat must be the one that Proxmox has for this VM. Trust: for guests that cannot read theirs.
+    /// How it is checked that a heartbeat comes from this VM. Built-in: Verify.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityCheck>,
     /// Settings of the agent in the VM.
@@ -81,10 +81,11 @@ pub struct ProxmoxVmRef {
 
 /// How the machine behind a heartbeat is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum IdentityCheck {
-    /// The SMBIOS UUID must be the one that Proxmox has.
+    /// The SMBIOS UUID in the heartbeat must be the one that Proxmox has for this VM.
     Verify,
-    /// The key alone is believed. A guest cloned together with its key is then taken for the original.
+    /// The key alone is believed, for guests that cannot read their UUID. A guest cloned together with its key is then taken for the original.
     Trust,
 }
 
@@ -162,7 +163,7 @@ pub struct HeartbeatStatus {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "machineUUID")]
     #[schemars(length(max = 36))]
     pub machine_uuid: Option<String>,
-    /// Running, or Stopping when the agent said goodbye.
+    /// What the agent says of itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<AgentState>,
     /// Whether a service manager keeps the agent running. One started by hand is shown and never arms the VM.
@@ -176,6 +177,7 @@ pub struct HeartbeatStatus {
 
 /// What an agent says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum AgentState {
     /// The next report follows in reportSeconds.
     Running,
@@ -243,7 +245,7 @@ pub struct CurrentReset {
     #[schemars(length(max = 253))]
     pub name: String,
     /// UID of the VMReset of a manual reset: one of the same name that was created anew is another request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "requestUID")]
     #[schemars(length(max = 64))]
     pub request_uid: Option<String>,
     /// The process that carries it out.
@@ -291,6 +293,7 @@ pub struct CurrentReset {
 
 /// Who wanted a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum Trigger {
     /// A person or a tool, by a VMReset.
     Manual,
@@ -300,6 +303,7 @@ pub enum Trigger {
 
 /// What became of the request to Proxmox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum TaskResult {
     /// The task ended well, which proves nothing about the guest yet.
     OK,

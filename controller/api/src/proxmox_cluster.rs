@@ -74,17 +74,18 @@ pub struct Tls {
     #[schemars(length(min = 1, max = 32), inner(regex(pattern = "^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$")))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub fingerprints: Option<Vec<String>>,
-    /// System: the CAs of this image, for ACME certificates. None: no check at all, which anyone between can use to read the token; it shows in a condition.
+    /// Trust without a CA or fingerprints of one's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verify>,
 }
 
 /// Trust without a CA of one's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum Verify {
-    /// The CAs of the operating system.
+    /// The CAs of Defib's image: for certificates that come by ACME.
     System,
-    /// No check at all.
+    /// No check at all. Whoever stands between can read the token and reset VMs. It shows in the condition CertificateVerified.
     None,
 }
 

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 pub struct VMResetSpec {
     /// The ManagedVM, in this namespace.
     pub vm_ref: NameRef,
-    /// Auto (the policy's first step) or Reset.
+    /// What is to be done.
     pub action: ResetAction,
     /// Why, for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +45,7 @@ pub struct VMResetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub requested_by: Option<String>,
-    /// Manual: a request. Automatic: the record that Defib makes of its own resets; one made by hand does nothing.
+    /// Manual for a request. An Automatic one is the record of one of Defib's own resets; made by hand, it does nothing.
     pub trigger: Trigger,
     /// The request expires at this time, at most 15 minutes ahead, so that an object that comes back from a backup or from Git resets nothing.
     pub not_after: Timestamp,
@@ -53,6 +53,7 @@ pub struct VMResetSpec {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum ResetAction {
     /// The first step of the VM's policy.
     Auto,
@@ -127,6 +128,7 @@ pub struct VMResetStatus {
 
 /// Where a reset stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum ResetState {
     /// Asked for; something still has to let it pass.
     Pending,
@@ -140,6 +142,7 @@ pub enum ResetState {
 
 /// How a reset ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
 pub enum Outcome {
     /// The VM reported from a new boot and stayed fresh.
     Recovered,

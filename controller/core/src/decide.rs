@@ -137,6 +137,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         status,
         heartbeat: o.heartbeat,
         since,
+        listening: o.observer.since,
     };
     let life = life(&vital, now);
     let recent = status.map_or(&[][..], |s| s.recent_resets.as_slice());

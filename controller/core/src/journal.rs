@@ -89,15 +89,15 @@ pub fn next(current: &CurrentReset, me: &str, unchanged: Duration, vital: &Vital
 /// Rule 6: recovered is a heartbeat received after the task ended, of a boot not known before, whose uptime is shorter than the time since our request, and that stays fresh.
 fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: Now) -> Step {
     let ended = now.mono_of(current.task_end_time.unwrap_or(current.intent_time));
-    let deadline = ended.plus(seconds(current.recovery_deadline_seconds));
+    // A deadline that passed while nobody listened tells nothing: first listen for as long as a living VM may be quiet.
+    let deadline = ended.plus(seconds(current.recovery_deadline_seconds)).max(vital.listening.plus(vital.effective.timeout));
     let stabilization = seconds(current.stabilization_seconds);
     if let Some(proof) = new_boot(current, vital, ended, now) {
         let stable_at = proof.since.plus(stabilization);
         let last_life = vital.heartbeat.last_life.unwrap_or_default();
-        let silent_at = last_life.plus(vital.effective.timeout);
+        let silent_at = last_life.max(vital.listening).plus(vital.effective.timeout);
         // Each further boot begins the stabilization anew. A VM that boots again and again is never silent, and must not stay in flight for ever.
-        // What nobody watched does not count: after a pause of ours the time runs from its end.
-        let give_up = deadline.max(vital.since).plus(stabilization + vital.effective.timeout);
+        let give_up = deadline.plus(stabilization + vital.effective.timeout);
         let stopped_well = proof.state == AgentState::Stopping;
         let end = |outcome, message| {
             Step::Finish(Ending {
@@ -372,9 +372,11 @@ impl Books {
     /// A reset has ended.
     #[must_use]
     pub fn finish(mut self, outcome: Outcome, now: Now) -> Self {
-        self.current = None;
+        let trigger = self.current.take().map(|c| c.trigger);
         self.episode = match outcome {
             Outcome::Recovered => None,
+            // What a person tried is not an attempt of the episode.
+            _ if trigger == Some(Trigger::Manual) => self.episode,
             _ => self.episode.map(|e| Episode {
                 last_end_time: Some(to_millis(now.wall)),
                 ..e

@@ -18,6 +18,8 @@ pub struct Vital<'a> {
     pub heartbeat: &'a Heartbeat,
     /// Since when silence of this VM has been witnessed: the observer's start, or the end of its last hold.
     pub since: Mono,
+    /// Since when the observer has been able to hear heartbeats, whatever hold stood.
+    pub listening: Mono,
 }
 
 /// How a VM is, judged by its heartbeat alone.

@@ -33,6 +33,16 @@ pub enum NodeState {
     Unknown,
 }
 
+impl std::fmt::Display for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Online => "online",
+            Self::Offline => "offline",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// One row of `GET /nodes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

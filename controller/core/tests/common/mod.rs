@@ -394,6 +394,7 @@ impl Scene {
             status: self.vm.status.as_ref(),
             heartbeat: &self.heartbeat,
             since: self.observer.since.max(self.hold_lifted),
+            listening: self.observer.since,
         }
     }
 

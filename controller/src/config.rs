@@ -1,0 +1,67 @@
+//! Options of `defib run`: flags, each also an environment variable.
+
+use clap::Args;
+use defib_api::IntOrPercent;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Options of `defib run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    /// Where agents (and later people) reach this process.
+    #[arg(long, env = "DEFIB_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Where /metrics, /livez and /readyz are served.
+    #[arg(long, env = "DEFIB_METRICS_LISTEN", default_value = "0.0.0.0:9090")]
+    pub metrics_listen: SocketAddr,
+    /// Certificate chain (PEM) for --listen. Read again when it changes.
+    #[arg(long, env = "DEFIB_TLS_CERT_FILE", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Private key (PEM) of the certificate.
+    #[arg(long, env = "DEFIB_TLS_KEY_FILE", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
+    /// Serves --listen without TLS, for a proxy before it that ends TLS, or for a try on one machine: agents send their keys in the clear.
+    #[arg(long, env = "DEFIB_PLAIN_HTTP", conflicts_with = "tls_cert_file")]
+    pub plain_http: bool,
+    /// Namespace of Defib itself: of its Secret `defib-keys` and its Lease.
+    #[arg(long, env = "DEFIB_NAMESPACE", default_value = "defib-system")]
+    pub namespace: String,
+    /// Name of this process in lease and journal. It must stay the same over restarts and be used by no other process: the name of the StatefulSet's pod.
+    #[arg(long, env = "DEFIB_IDENTITY")]
+    pub identity: Option<String>,
+    /// Kubernetes node on which this process runs: if that is itself a VM of Proxmox, it is never reset automatically.
+    #[arg(long, env = "DEFIB_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Most resets under way at once in each ProxmoxCluster and in all.
+    #[arg(long, env = "DEFIB_MAX_IN_FLIGHT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub max_in_flight: u32,
+    /// With more unhealthy VMs than this in a ProxmoxCluster or in all (a count or a percentage), none is reset.
+    #[arg(long, env = "DEFIB_MAX_UNHEALTHY", default_value = "20%", value_parser = int_or_percent)]
+    pub max_unhealthy: IntOrPercent,
+    /// Seconds between two readings of a ProxmoxCluster's VMs.
+    #[arg(long, env = "DEFIB_POLL_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub poll_seconds: u64,
+    /// Namespaces in which the HealthPolicy named `default` (mode Enforce) is created where it is absent.
+    #[arg(long, env = "DEFIB_DEFAULT_POLICY_NAMESPACES", value_delimiter = ',')]
+    pub default_policy_namespaces: Vec<String>,
+    /// Log lines as JSON.
+    #[arg(long, env = "DEFIB_LOG_JSON")]
+    pub log_json: bool,
+}
+
+impl RunOptions {
+    /// Period of the readings of Proxmox.
+    pub fn poll(&self) -> Duration {
+        Duration::from_secs(self.poll_seconds)
+    }
+}
+
+fn int_or_percent(text: &str) -> Result<IntOrPercent, String> {
+    let value = match text.parse::<u32>() {
+        Ok(0) => return Err("0 would forbid every reset; to reset nothing, set the mode of the policies to Observe".into()),
+        Ok(n) => IntOrPercent::Count(n),
+        Err(_) => IntOrPercent::Percent(text.into()),
+    };
+    value.of(1).map(|_| value).ok_or_else(|| "neither a count nor a percentage from 1% to 100%".into())
+}

@@ -1,0 +1,195 @@
+//! Serves a router on a listener over HTTP/1.1, plain or with TLS, with a limit on everything that a client can take up.
+
+mod idle;
+mod tls;
+
+pub use tls::{CertificateFiles, TlsError};
+
+use super::ServingSink;
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use idle::IdleLimit;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// Reason with which a failure to accept is reported to the [`ServingSink`].
+pub const ACCEPT_ERROR: &str = "accept-error";
+
+/// Pause after a failure to accept. The usual cause is that no file descriptor is free, and only time gives one back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Largest head of a request: a page's cookie with a Kubernetes token in it has some 4 KiB.
+const MAX_HEAD: usize = 32 * 1024;
+/// Most headers of a request, with what three proxies add.
+const MAX_HEADERS: usize = 64;
+
+/// How a listener is served.
+#[derive(Clone)]
+pub struct ServeOptions {
+    /// With TLS, or plain.
+    pub tls: Option<TlsAcceptor>,
+    /// Learns of failures to accept.
+    pub sink: Arc<dyn ServingSink>,
+    /// Connections at the same time; when they are all taken, further ones wait in the backlog of the kernel.
+    pub max_connections: usize,
+    /// How long a TLS handshake may take, and then the head of the first request.
+    pub head_deadline: Duration,
+    /// How long a connection may be without any traffic, and how long it may wait for the next head.
+    pub idle_deadline: Duration,
+    /// How long requests under way may take after the shutdown has begun.
+    pub drain_deadline: Duration,
+}
+
+impl ServeOptions {
+    /// Plain HTTP; 20,000 connections (two for each VM of the largest fleet we test), heads within 5 s, idle for 75 s (over twice the built-in report period,
+    /// and more than the 60 s after which common proxies drop a connection themselves), 10 s to drain.
+    pub fn new(sink: Arc<dyn ServingSink>) -> Self {
+        Self {
+            tls: None,
+            sink,
+            max_connections: 20_000,
+            head_deadline: Duration::from_secs(5),
+            idle_deadline: Duration::from_secs(75),
+            drain_deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `token` is cancelled. Then nothing is accepted any more, requests under way are answered, and after the drain deadline what is left is cut off.
+pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions, token: CancellationToken) {
+    let places = Arc::new(Semaphore::new(options.max_connections));
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    while let Some((stream, place)) = accept(&listener, &places, &options, &token).await {
+        let connection = Connection {
+            router: router.clone(),
+            options: options.clone(),
+            stop: token.clone(),
+            cut: cut.clone(),
+        };
+        connections.spawn(connection.run(stream, place));
+    }
+    drop(listener);
+    connections.close();
+    if timeout(options.drain_deadline, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "cut off what was still open at the shutdown");
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+/// The next connection and its place; none at the shutdown.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    options: &ServeOptions,
+    token: &CancellationToken,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let next = async {
+        let place = places.clone().acquire_owned().await.ok()?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return Some((stream, place)),
+                // The client went away while it waited: no fault of ours, and nothing to wait for.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot accept connections");
+                    options.sink.shed(ACCEPT_ERROR);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = token.cancelled() => None,
+        next = next => next,
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+struct Connection {
+    router: Router,
+    options: ServeOptions,
+    stop: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, _place: OwnedSemaphorePermit) {
+        // Answers are small: without this the kernel would hold them back for more.
+        let _ = stream.set_nodelay(true);
+        let result = match &self.options.tls {
+            None => self.serve(stream).await,
+            Some(tls) => {
+                let handshake = tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    handshake = timeout(self.options.head_deadline, tls.accept(stream)) => handshake,
+                };
+                match handshake {
+                    Ok(Ok(stream)) => self.serve(stream).await,
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("the TLS handshake took too long".into()),
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(error, "a connection ended early");
+        }
+    }
+
+    async fn serve<S>(&self, stream: S) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let begun = AtomicBool::new(false);
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            begun.store(true, Ordering::Relaxed);
+            self.router.clone().oneshot(request)
+        });
+        let io = TokioIo::new(IdleLimit::new(stream, self.options.idle_deadline));
+        // hyper's deadline counts the time between two requests as well, so it is the idle deadline; the first head has its own below.
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.options.idle_deadline)
+            .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_HEADERS)
+            .serve_connection(io, service);
+        let mut connection = pin!(connection);
+        let mut first_head = pin!(sleep(self.options.head_deadline));
+        let (mut watching, mut stopping) = (true, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended.map_err(|e| e.to_string()),
+                () = first_head.as_mut(), if watching => {
+                    if !begun.load(Ordering::Relaxed) {
+                        return Err("the head of the first request took too long".into());
+                    }
+                    watching = false;
+                }
+                () = self.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.cut.cancelled() => return Err("cut off at the shutdown".into()),
+            }
+        }
+    }
+}

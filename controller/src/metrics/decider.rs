@@ -1,0 +1,97 @@
+//! Metrics of the decider: what it did, what it could not do, and when it could not tell.
+
+use super::counters;
+use crate::reconcile::Error;
+use defib_api::Outcome;
+use defib_core::journal::Sent;
+use defib_core::observer::Trouble;
+use prometheus::{IntCounterVec, Opts, Registry};
+
+/// Metrics of the decider.
+#[derive(Clone, Debug)]
+pub struct DeciderMetrics {
+    sent: IntCounterVec,
+    withdrawn: IntCounterVec,
+    finished: IntCounterVec,
+    failed: IntCounterVec,
+    trouble: IntCounterVec,
+}
+
+impl DeciderMetrics {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let sent = counters(
+            registry,
+            "defib_resets_sent_total",
+            "Requests for a reset, by what became of the request.",
+            "result",
+            &["task", "not-delivered", "refused", "ambiguous"],
+        )?;
+        let finished = counters(
+            registry,
+            "defib_resets_finished_total",
+            "Resets that ended, by outcome.",
+            "outcome",
+            &["Recovered", "NotRecovered", "Failed", "Expired", "Superseded", "Unknown"],
+        )?;
+        // Reasons of these two come from several places (Proxmox among them), all of them constants; a reason appears when it first happens.
+        let withdrawn = IntCounterVec::new(Opts::new("defib_resets_withdrawn_total", "Intents that were taken back before anything happened to the VM, by reason."), &["reason"])?;
+        registry.register(Box::new(withdrawn.clone()))?;
+        let failed = IntCounterVec::new(Opts::new("defib_reconcile_failures_total", "Reconciles that failed, by kind and reason."), &["kind", "reason"])?;
+        for kind in ["ManagedVM", "HealthPolicy", "ProxmoxCluster", "VMReset"] {
+            for reason in Error::REASONS {
+                failed.get_metric_with_label_values(&[kind, reason])?;
+            }
+        }
+        registry.register(Box::new(failed.clone()))?;
+        let troubles = [Trouble::LateTick, Trouble::ClockJump, Trouble::Loopback, Trouble::Shed, Trouble::LeaseNotHeld, Trouble::WritesFailing];
+        let trouble = counters(
+            registry,
+            "defib_observer_trouble_total",
+            "Times at which Defib could not tell silence from its own deafness, by reason; all silence is then counted anew.",
+            "reason",
+            &troubles.map(Trouble::reason),
+        )?;
+        Ok(Self { sent, withdrawn, finished, failed, trouble })
+    }
+}
+
+impl super::Metrics {
+    /// A request for a reset was sent, or not.
+    pub fn reset_sent(&self, sent: &Sent) {
+        let result = match sent {
+            Sent::Task { .. } => "task",
+            Sent::NotDelivered { .. } => "not-delivered",
+            Sent::Refused { .. } => "refused",
+            Sent::Ambiguous { .. } => "ambiguous",
+        };
+        self.decider.sent.with_label_values(&[result]).inc();
+    }
+
+    /// An intent was taken back.
+    pub fn reset_withdrawn(&self, reason: &'static str) {
+        self.decider.withdrawn.with_label_values(&[reason]).inc();
+    }
+
+    /// A reset ended.
+    pub fn reset_finished(&self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Recovered => "Recovered",
+            Outcome::NotRecovered => "NotRecovered",
+            Outcome::Failed => "Failed",
+            Outcome::Expired => "Expired",
+            Outcome::Superseded => "Superseded",
+            Outcome::Unknown => "Unknown",
+        };
+        self.decider.finished.with_label_values(&[outcome]).inc();
+    }
+
+    /// A reconcile failed.
+    pub fn reconcile_failed(&self, kind: &'static str, reason: &'static str) {
+        self.decider.failed.with_label_values(&[kind, reason]).inc();
+    }
+
+    /// The observer found trouble.
+    pub fn observer_trouble(&self, reason: &'static str) {
+        self.decider.trouble.with_label_values(&[reason]).inc();
+    }
+}

@@ -1,0 +1,175 @@
+//! What all reconciles share.
+
+use super::cache::{Guarded, Key, Machines};
+use crate::clock::Clock;
+use crate::heartbeat::ledger::Ledger;
+use crate::heartbeat::VmKey;
+use crate::heartbeat::serving::Serving;
+use crate::metrics::Metrics;
+use crate::observer::Witness;
+use defib_api::{CurrentReset, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_core::fleet::{Fleet, Limits};
+use defib_core::time::Mono;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// What all reconciles share.
+pub struct Context {
+    /// Kubernetes.
+    pub client: Client,
+    /// Both clocks.
+    pub clock: Clock,
+    /// We as the witness.
+    pub witness: Witness,
+    /// Latest heartbeat of each VM.
+    pub ledger: Arc<Ledger>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Kubernetes events.
+    pub recorder: Recorder,
+    /// Watched ManagedVMs.
+    pub vms: Store<Guarded<ManagedVM>>,
+    /// Watched HealthPolicies.
+    pub policies: Store<Guarded<HealthPolicy>>,
+    /// Watched ProxmoxClusters.
+    pub clusters: Store<Guarded<ProxmoxCluster>>,
+    /// Watched VMResets.
+    pub resets: Store<Guarded<VMReset>>,
+    /// ManagedVMs by machine.
+    pub machines: Machines,
+    /// What was last read of each ProxmoxCluster.
+    pub proxmox: RwLock<HashMap<Key, Arc<ClusterView>>>,
+    /// What is remembered of each VM between two reconciles.
+    pub memory: Mutex<HashMap<VmKey, VmMemory>>,
+    /// The fleet's counts, for a moment.
+    pub fleet: Mutex<Option<(Mono, Arc<FleetCounts>)>>,
+    /// Set when every ManagedVM has been listed once.
+    pub vms_known: Serving,
+    /// Name of this process in the journal.
+    pub me: String,
+    /// SMBIOS UUID of the machine on which this process runs.
+    pub own_node: Option<Uuid>,
+    /// Limits of each cluster and of all.
+    pub limits: Limits,
+    /// Period of the readings of Proxmox.
+    pub poll: Duration,
+    /// Clients of the ProxmoxClusters.
+    pub proxmox_clients: super::proxmox_cluster::Clients,
+}
+
+/// What was last read of a ProxmoxCluster.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// The client, where the spec and its Secrets allow one.
+    pub client: Option<defib_proxmox::Client>,
+    /// VMs by VMID: node and state. Kept when a reading fails.
+    pub vms: HashMap<u32, (String, String)>,
+    /// Whether `vms` was ever read.
+    pub read: bool,
+    /// Why the newest reading failed.
+    pub error: Option<(&'static str, String)>,
+}
+
+/// What is remembered of a VM between two reconciles. Losing it costs nothing but time.
+#[derive(Clone, Debug, Default)]
+pub struct VmMemory {
+    /// A hold stood at the last look.
+    pub held: bool,
+    /// When the last hold ended.
+    pub hold_lifted: Mono,
+    /// The journal as it is watched, and since when it has not changed.
+    pub journal: Option<(CurrentReset, Mono)>,
+    /// SMBIOS UUID that Proxmox told last.
+    pub uuid: Option<Uuid>,
+    /// The ManagedVM as our own last write left it, until the watch has caught up.
+    pub latest: Option<Arc<ManagedVM>>,
+    /// Failures in a row, for the back-off.
+    pub failures: u32,
+    /// An intent that provably was not delivered, and that could not be taken back yet.
+    pub withdraw: Option<String>,
+    /// Withdrawals in a row, for the back-off, and until when none is tried again.
+    pub withdrawals: (u32, Mono),
+}
+
+/// The fleet's counts at all widths.
+#[derive(Clone, Debug, Default)]
+pub struct FleetCounts {
+    /// By namespace and HealthPolicy (none: VMs of that namespace without one).
+    pub policies: HashMap<(String, Option<String>), defib_core::fleet::Count>,
+    /// By ProxmoxCluster.
+    pub clusters: HashMap<Key, defib_core::fleet::Count>,
+    /// All.
+    pub all: defib_core::fleet::Count,
+}
+
+impl FleetCounts {
+    /// The three widths for one VM.
+    pub fn of(&self, policy: &(String, Option<String>), cluster: &Key) -> Fleet {
+        Fleet {
+            policy: self.policies.get(policy).copied().unwrap_or_default(),
+            cluster: self.clusters.get(cluster).copied().unwrap_or_default(),
+            all: self.all,
+        }
+    }
+}
+
+/// Most characters of an event's note; the API takes 1,024 bytes.
+const NOTE: usize = 900;
+
+impl Context {
+    /// Changes what is remembered of a VM.
+    pub fn remember<T>(&self, vm: &VmKey, change: impl FnOnce(&mut VmMemory) -> T) -> T {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        change(memory.entry(vm.clone()).or_default())
+    }
+
+    /// What was last read of a ProxmoxCluster.
+    pub fn cluster_view(&self, key: &Key) -> Option<Arc<ClusterView>> {
+        self.proxmox.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Publishes a Kubernetes event, and logs it. A failure is logged only: an event is a courtesy, conditions and VMResets are the record.
+    pub async fn event<K: Resource<DynamicType = ()>>(&self, about: &K, kind: EventType, reason: &str, note: &str) {
+        let reference: ObjectReference = about.object_ref(&());
+        let name = format!("{}/{}", about.namespace().unwrap_or_default(), about.name_any());
+        match kind {
+            EventType::Normal => tracing::info!(object = name, reason, "{note}"),
+            EventType::Warning => tracing::warn!(object = name, reason, "{note}"),
+        }
+        let event = Event {
+            type_: kind,
+            reason: reason.into(),
+            note: Some(note.chars().take(NOTE).collect()),
+            action: reason.into(),
+            secondary: None,
+        };
+        let published = tokio::time::timeout(super::kube_api::DEADLINE, self.recorder.publish(&event, &reference)).await;
+        match published {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(object = name, reason, %error, "cannot publish the event"),
+            Err(_) => tracing::warn!(object = name, reason, "cannot publish the event: no answer"),
+        }
+    }
+
+    /// Wakes the reconcile of every VM for which `which` holds.
+    pub fn wake_vms(&self, which: impl Fn(&ManagedVM) -> bool) {
+        for object in self.vms.state() {
+            if let Ok(vm) = &object.0
+                && which(vm)
+            {
+                self.ledger.wake(&vm_key(vm));
+            }
+        }
+    }
+}
+
+/// The ledger's key of a ManagedVM.
+pub fn vm_key(vm: &ManagedVM) -> VmKey {
+    VmKey::new(vm.namespace().unwrap_or_default(), vm.name_any())
+}

@@ -1,0 +1,112 @@
+//! HealthPolicy: its VMs are woken when it changes, and its status counts them.
+
+use super::cache::{Guarded, key_of};
+use super::context::Context;
+use super::kube_api::{call, status_patch};
+use super::managed_vm::{counts, policy_of};
+use super::{Error, again};
+use defib_api::{HealthPolicy, HealthPolicySpec, HealthPolicyStatus, Mode, ResetPolicy};
+use defib_core::conditions::{Draft, Is, kind, merge};
+use defib_core::fleet::{Limits, budget};
+use defib_core::policy::{built_in, policy_problem, standing_pause};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::controller::Action;
+use kube::{Api, Client, ResourceExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How old the counts of a policy may become.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// Looks at one HealthPolicy.
+///
+/// # Errors
+/// When its status could not be written.
+pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let policy = match &object.0 {
+        Ok(policy) => policy,
+        Err(invalid) => return Err(Error::Malformed(invalid.error.clone())),
+    };
+    if !ctx.witness.holds_lease() {
+        return Ok(again(Duration::from_secs(2)));
+    }
+    let key = key_of(policy);
+    let now = ctx.clock.now();
+    let spec = &policy.spec;
+    let all = counts(&ctx);
+    let count = all.policies.get(&(key.0.clone(), Some(key.1.clone()))).copied().unwrap_or_default();
+    let managed = ctx.vms.state().iter().filter_map(|g| g.0.as_ref().ok()).filter(|vm| policy_of(vm) == key).count();
+
+    let problem = policy_problem(&key.1, spec);
+    let limits = limits(spec);
+    let pause = standing_pause(&spec.pauses, now.wall);
+    let ready = match &problem {
+        None => Draft::new(kind::READY, Is::True, "Valid", "the policy is valid"),
+        Some(p) => Draft::new(kind::READY, Is::False, p.reason(), p.to_string()),
+    };
+    let blocked = budget(&defib_core::fleet::Fleet { policy: count, ..Default::default() }, &limits, &ctx.limits);
+    let allowed = match (&problem, pause, &blocked) {
+        (Some(p), _, _) => Draft::new(kind::RESET_ALLOWED, Is::False, p.reason(), p.to_string()),
+        (None, Some(p), _) => Draft::new(kind::RESET_ALLOWED, Is::False, "Paused", format!("paused by {}: {}", p.owner, p.reason)),
+        (None, None, Some(b)) => Draft::new(kind::RESET_ALLOWED, Is::False, b.reason, b.message.clone()),
+        (None, None, None) => Draft::new(kind::RESET_ALLOWED, Is::True, "WithinBudget", "the budget leaves room for a reset"),
+    };
+    let old = policy.status.clone().unwrap_or_default();
+    let room = if allowed.is == Is::True { limits.max_in_flight.saturating_sub(count.in_flight) } else { 0 };
+    let status = HealthPolicyStatus {
+        observed_generation: policy.metadata.generation,
+        managed_vms: u32::try_from(managed).ok(),
+        healthy_vms: Some(count.population.saturating_sub(count.unhealthy)),
+        in_flight: Some(count.in_flight),
+        resets_allowed: Some(room),
+        conditions: merge(&old.conditions, &[ready, allowed], policy.metadata.generation, now.wall),
+    };
+    if status != old {
+        let policies: Api<HealthPolicy> = Api::namespaced(ctx.client.clone(), &key.0);
+        let body = status_patch(&old, &status);
+        call("write the HealthPolicy's status", policies.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body))).await?;
+    }
+    Ok(again(REFRESH))
+}
+
+fn limits(spec: &HealthPolicySpec) -> Limits {
+    let budget = spec.budget.clone().unwrap_or_default();
+    Limits {
+        max_in_flight: budget.max_in_flight.unwrap_or(built_in::MAX_IN_FLIGHT),
+        max_unhealthy: budget.max_unhealthy.unwrap_or_else(|| defib_api::IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into())),
+    }
+}
+
+/// What follows a failure.
+pub fn error_policy(object: Arc<Guarded<HealthPolicy>>, error: &Error, ctx: Arc<Context>) -> Action {
+    ctx.metrics.reconcile_failed("HealthPolicy", error.reason());
+    tracing::warn!(policy = object.name_any(), %error, "reconcile failed");
+    match error {
+        Error::Malformed(_) | Error::Gone { .. } => Action::await_change(),
+        _ => again(Duration::from_secs(5)),
+    }
+}
+
+/// Creates the policy named `default`, mode Enforce, where it is absent. One that exists is never touched: it belongs to people.
+///
+/// # Errors
+/// When it could neither be found nor created.
+pub async fn create_default(client: &Client, namespace: &str) -> Result<(), Error> {
+    let policies: Api<HealthPolicy> = Api::namespaced(client.clone(), namespace);
+    let mut policy = HealthPolicy::new(
+        "default",
+        HealthPolicySpec {
+            reset_policy: Some(ResetPolicy { mode: Some(Mode::Enforce), ..ResetPolicy::default() }),
+            ..HealthPolicySpec::default()
+        },
+    );
+    policy.metadata.namespace = Some(namespace.to_owned());
+    match call("create the default HealthPolicy", policies.create(&PostParams::default(), &policy)).await {
+        Ok(_) => {
+            tracing::info!(namespace, "HealthPolicy default created");
+            Ok(())
+        }
+        Err(Error::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,90 @@
+//! ManagedVM: observe -> decide -> act -> report. Whoever reads one file of the controller should read this one.
+
+mod attempt;
+mod books;
+mod fleet;
+mod observe;
+mod progress;
+mod record;
+mod report;
+
+pub use fleet::counts;
+pub use observe::policy_of;
+
+use super::cache::{Guarded, key_of};
+use super::context::Context;
+use super::{Error, again, at_deadline};
+use defib_api::ManagedVM;
+use defib_core::decide::{Next, decide};
+use kube::runtime::controller::Action;
+use observe::Facts;
+use progress::Progress;
+use rand::Rng;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One look at one VM. It wakes by its own deadline, by a change of its spec, journal, policy or cluster, and by news of its heartbeat; never by a mere beat.
+///
+/// # Errors
+/// When Kubernetes or Proxmox cannot be reached; it is then tried again, with back-off.
+pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let cached = match &object.0 {
+        Ok(vm) => vm,
+        Err(invalid) => return Err(Error::Malformed(invalid.error.clone())),
+    };
+    if !ctx.witness.holds_lease() {
+        return Ok(again(Duration::from_secs(2)));
+    }
+    let mut facts = Facts::cached(&ctx, cached);
+    facts.adopt(&ctx).await;
+    let now = ctx.clock.now();
+    let mut decision = decide(&facts.observed(&ctx, now), now);
+    if matches!(decision.next, Next::LookCloser) && !ctx.backing_off(&facts.key, now.mono) {
+        // What is cached says that a reset is due. From here on everything is read live, and decided again.
+        facts = Facts::live(&ctx, &facts).await?;
+        let now = ctx.clock.now();
+        decision = decide(&facts.observed(&ctx, now), now);
+    }
+    report::tell_ledger(&ctx, &facts, &decision);
+    if matches!(decision.next, Next::LookCloser) {
+        // The last attempts were taken back; until it is looked at again, there is nothing new to say.
+        return Ok(again(decision.check_after));
+    }
+    let action = match &decision.next {
+        Next::Begin(intent) => return attempt::carry_out(&ctx, &facts, intent).await,
+        Next::Continue(step) => match progress::carry_out(&ctx, &facts, step, &decision).await? {
+            Progress::Moved(action) => return Ok(action),
+            Progress::Waits(action) => action,
+        },
+        Next::Nothing | Next::LookCloser => at_deadline(decision.check_after),
+    };
+    report::status(&ctx, &facts, &decision).await?;
+    report::waiting_request(&ctx, &facts, &decision).await?;
+    ctx.remember(&facts.key, |m| m.failures = 0);
+    Ok(action)
+}
+
+/// What follows a failure: the same again, later, and later still.
+pub fn error_policy(object: Arc<Guarded<ManagedVM>>, error: &Error, ctx: Arc<Context>) -> Action {
+    let (namespace, name) = key_of(object.as_ref());
+    ctx.metrics.reconcile_failed("ManagedVM", error.reason());
+    if let Error::Malformed(_) = error {
+        tracing::warn!(vm = format!("{namespace}/{name}"), %error, "not reconciled");
+        return Action::await_change();
+    }
+    let failures = ctx.remember(&crate::heartbeat::VmKey::new(namespace.clone(), name.clone()), |m| {
+        m.failures = m.failures.saturating_add(1);
+        m.failures
+    });
+    if let Error::Conflict { .. } = error {
+        // The object moved on: that is what the compare-and-swap is for. The watch brings the newer one within milliseconds.
+        return Action::requeue(Duration::from_millis(rand::rng().random_range(50..250)));
+    }
+    tracing::warn!(vm = format!("{namespace}/{name}"), %error, failures, "reconcile failed");
+    again(back_off(failures))
+}
+
+/// 1, 2, 4, ... seconds, at most 30: the API server comes back, and a silent VM waits.
+fn back_off(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.saturating_sub(1).min(5)).min(Duration::from_secs(30))
+}

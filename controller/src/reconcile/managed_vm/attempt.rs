@@ -1,0 +1,142 @@
+//! Act: the protocol of a reset (rule 5), from the intent to the one POST. The order of these steps is the safety of Defib; each simpler order resets a healthy VM or one VM twice.
+
+use super::super::cache::key_of;
+use super::super::context::Context;
+use super::super::kube_api::call;
+use super::super::{Error, again};
+use super::observe::{Facts, policy_of};
+use super::{books, progress, record};
+use defib_api::{CurrentReset, ManagedVM, Trigger};
+use defib_core::decide::Intent;
+use defib_core::fleet::{Limits, over_committed};
+use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
+use defib_core::time::Now;
+use defib_proxmox::{Connection, Delivery};
+use kube::Api;
+use kube::api::ListParams;
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+
+/// Why an intent is taken back.
+pub struct Withdrawal {
+    /// One word of constant spelling.
+    pub reason: &'static str,
+    /// In a sentence.
+    pub message: String,
+}
+
+/// Carries out a reset that every gate let pass.
+///
+/// # Errors
+/// When the journal could not be written, which leaves everything as it was, or nobody can tell: the journal then tells.
+pub async fn carry_out(ctx: &Context, facts: &Facts, intent: &Intent) -> Result<Action, Error> {
+    let decided = ctx.clock.now();
+    let current = &intent.current;
+    let books = Books::of(facts.vm.status.as_ref()).begin(current.clone(), intent.episode.clone());
+    books::enter(ctx, &facts.vm, &books).await?;
+    // From here on the journal is the truth: whatever dies, whoever finds it knows that this was intended.
+    let connection = match prepare(ctx, facts, intent, decided).await {
+        Ok(connection) => connection,
+        Err(withdrawal) => return withdraw(ctx, facts, current, withdrawal).await,
+    };
+    let vmid = facts.vm.spec.proxmox.vmid;
+    let sent_at = ctx.clock.now();
+    let answer = connection.post_reset(&current.node, vmid).await;
+    let outcome = match answer {
+        Ok(upid) => Sent::Task { upid: upid.to_string() },
+        Err(error) => {
+            let text = error.to_string();
+            match error.delivery() {
+                Delivery::NotDelivered => Sent::NotDelivered { text },
+                Delivery::Ambiguous => Sent::Ambiguous { text },
+                Delivery::Answered => Sent::Refused { text },
+            }
+        }
+    };
+    tracing::info!(vm = %facts.key, reset = current.name, ?outcome, "reset requested of Proxmox");
+    ctx.metrics.reset_sent(&outcome);
+    if !matches!(outcome, Sent::NotDelivered { .. } | Sent::Refused { .. }) {
+        ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
+        let note = format!("VMReset {}, attempt {}: {}", current.name, current.attempt, intent.why);
+        ctx.event(&facts.vm, EventType::Warning, "ResetSent", &note).await;
+    }
+    progress::apply(ctx, facts, current, sent(current, outcome, sent_at)).await
+}
+
+/// All between the journal and the POST.
+async fn prepare(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Result<Connection, Withdrawal> {
+    let withdrawal = |reason, message: String| Withdrawal { reason, message };
+    if intent.current.trigger == Trigger::Automatic {
+        let live = live_intents(ctx, facts).await.map_err(|e| withdrawal(e.reason(), e.to_string()))?;
+        let policy = Limits { max_in_flight: facts.effective.max_in_flight, max_unhealthy: facts.effective.max_unhealthy.clone() };
+        if over_committed(live, &policy, &ctx.limits) {
+            return Err(withdrawal("MaxInFlight", format!("{} resets were begun at the same time, more than the budgets allow", live[2])));
+        }
+    }
+    record::open(ctx, &facts.vm, intent).await.map_err(|e| withdrawal(e.reason(), format!("its VMReset could not be written: {e}")))?;
+    let Some(client) = facts.client() else {
+        return Err(withdrawal("ProxmoxUnreachable", "the ProxmoxCluster cannot be used any more".into()));
+    };
+    let connection = client.open(Some(&intent.current.node)).await.map_err(|e| withdrawal(e.reason(), e.to_string()))?;
+    last_check(ctx, facts, intent, decided)?;
+    Ok(connection)
+}
+
+/// The last look before the request leaves. After it there is only the fence: Proxmox closes a connection that was idle for 5 s.
+fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Result<(), Withdrawal> {
+    let withdrawal = |reason, message: &str| Err(Withdrawal { reason, message: message.into() });
+    let now = ctx.clock.now();
+    if now.mono.since(decided.mono) >= INTENT_EXPIRES || now.age(intent.current.intent_time) >= INTENT_EXPIRES {
+        return withdrawal("IntentExpired", "it was decided over 10 s ago, and what was true then may not be any more");
+    }
+    if !ctx.witness.holds_lease() {
+        return withdrawal("LeaseNotHeld", "this process does not hold the lease any more");
+    }
+    if intent.current.trigger == Trigger::Automatic {
+        if let Some(trouble) = ctx.witness.view().trouble {
+            return withdrawal(trouble.reason(), trouble.message());
+        }
+        if ctx.ledger.view(&facts.key).last_life > facts.last_life() {
+            return withdrawal("HeartbeatArrived", "the VM was heard of at the last moment");
+        }
+    }
+    Ok(())
+}
+
+/// Intents that stand in the journals now: of the same policy, the same cluster, and all.
+async fn live_intents(ctx: &Context, facts: &Facts) -> Result<[u32; 3], Error> {
+    let all: Api<ManagedVM> = Api::all(ctx.client.clone());
+    // The API server has an index for this field, so that the list is short whatever the fleet's size.
+    let intents = call("list the resets under way", all.list(&ListParams::default().fields("status.currentReset.name!="))).await?;
+    let mut counts = [0u32; 3];
+    for vm in &intents.items {
+        let (namespace, _) = key_of(vm);
+        let cluster = (namespace, vm.spec.proxmox.cluster_ref.name.clone());
+        counts[0] += u32::from(policy_of(vm) == policy_of(&facts.vm));
+        counts[1] += u32::from(cluster == facts.cluster_key());
+        counts[2] += 1;
+    }
+    Ok(counts)
+}
+
+/// Takes an intent back: nothing happened to the VM, and it costs no attempt.
+///
+/// # Errors
+/// When the journal could not be written. It is remembered, so that the next look takes it back.
+pub async fn withdraw(ctx: &Context, facts: &Facts, current: &CurrentReset, why: Withdrawal) -> Result<Action, Error> {
+    ctx.remember(&facts.key, |m| m.withdraw = Some(current.name.clone()));
+    record::withdraw(ctx, &facts.vm, current, &why).await?;
+    books::update(ctx, &facts.key, current, Books::withdraw).await?;
+    let now = ctx.clock.now().mono;
+    let wait = ctx.remember(&facts.key, |m| {
+        m.withdraw = None;
+        let count = m.withdrawals.0.saturating_add(1);
+        let wait = super::back_off(count);
+        m.withdrawals = (count, now.plus(wait));
+        wait
+    });
+    ctx.metrics.reset_withdrawn(why.reason);
+    let note = format!("VMReset {} was taken back ({}): {}; it costs no attempt", current.name, why.reason, why.message);
+    ctx.event(&facts.vm, EventType::Normal, "ResetWithdrawn", &note).await;
+    Ok(again(wait))
+}

@@ -1,0 +1,75 @@
+//! Writes of the journal: compare-and-swap on the resourceVersion, never repeated blindly.
+
+use super::super::Error;
+use super::super::context::Context;
+use super::super::kube_api::call;
+use crate::heartbeat::VmKey;
+use defib_api::{CurrentReset, ManagedVM};
+use defib_core::journal::Books;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use std::sync::Arc;
+
+/// Field manager of the decider's part of the status.
+pub const DECIDER: &str = "defib-decider";
+
+/// How often an update is tried again when the object moved on in between. Conflicts with the publisher resolve in one or two rounds.
+const ROUNDS: u32 = 5;
+
+/// Merge-patches the status of exactly this version of the object.
+///
+/// # Errors
+/// [`Error::Conflict`] when the object has changed since.
+pub async fn patch(ctx: &Context, step: &'static str, vm: &ManagedVM, status: serde_json::Value) -> Result<ManagedVM, Error> {
+    let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default());
+    let body = json!({
+        "metadata": { "resourceVersion": vm.resource_version(), "uid": vm.uid() },
+        "status": status,
+    });
+    let name = vm.name_any();
+    let written = call(step, vms.patch_status(&name, &PatchParams::apply(DECIDER), &Patch::Merge(&body))).await;
+    ctx.witness.wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
+    let written = written?;
+    ctx.remember(&super::super::context::vm_key(vm), |m| m.latest = Some(Arc::new(written.clone())));
+    Ok(written)
+}
+
+/// Writes the books over exactly this version of the object.
+async fn write(ctx: &Context, vm: &ManagedVM, books: &Books) -> Result<ManagedVM, Error> {
+    let status = json!({ "currentReset": books.current, "recentResets": books.recent, "episode": books.episode });
+    patch(ctx, "write the journal", vm, status).await
+}
+
+/// Enters an intent over exactly the version that was decided on. When the answer is lost, the object tells whether it was entered.
+///
+/// # Errors
+/// When it was not entered, or nobody can tell.
+pub async fn enter(ctx: &Context, vm: &ManagedVM, books: &Books) -> Result<(), Error> {
+    let Err(error) = write(ctx, vm, books).await else { return Ok(()) };
+    let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default());
+    let live = call("read the ManagedVM", vms.get(&vm.name_any())).await?;
+    let entered = live.status.and_then(|s| s.current_reset);
+    if entered.is_some() && entered == books.current { Ok(()) } else { Err(error) }
+}
+
+/// Changes the books of a reset that is ours, whatever version the object has reached meanwhile.
+///
+/// # Errors
+/// [`Error::Conflict`] when the reset is not ours any more.
+pub async fn update(ctx: &Context, key: &VmKey, ours: &CurrentReset, change: impl Fn(Books) -> Books) -> Result<ManagedVM, Error> {
+    let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), key.namespace());
+    let step = "write the journal";
+    for _ in 0..ROUNDS {
+        let live = call("read the ManagedVM", vms.get(key.name())).await?;
+        let books = Books::of(live.status.as_ref());
+        if books.current.as_ref().is_none_or(|c| c.name != ours.name || c.holder != ctx.me) {
+            return Err(Error::Conflict { step });
+        }
+        match write(ctx, &live, &change(books)).await {
+            Err(Error::Conflict { .. }) => {}
+            done => return done,
+        }
+    }
+    Err(Error::Conflict { step })
+}

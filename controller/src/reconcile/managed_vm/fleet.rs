@@ -1,0 +1,64 @@
+//! Counts the fleet from memory, for the budgets.
+
+use super::super::context::{Context, FleetCounts, vm_key};
+use super::observe::{found, policy_of};
+use defib_api::ManagedVM;
+use defib_core::fleet::{Standing, standing};
+use defib_core::life::Vital;
+use defib_core::policy::{effective, standing_pause};
+use defib_core::time::Now;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// Counts may be this old. Many VMs that fall due together share one count; two that begin on the same count are caught by the live list of intents (rule 5).
+const MAX_AGE: Duration = Duration::from_millis(200);
+
+/// The counts at all widths.
+pub fn counts(ctx: &Context) -> Arc<FleetCounts> {
+    let now = ctx.clock.now();
+    let mut cached = ctx.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, counts)) = cached.as_ref()
+        && now.mono.since(*at) < MAX_AGE
+    {
+        return counts.clone();
+    }
+    let counts = Arc::new(count(ctx, now));
+    *cached = Some((now.mono, counts.clone()));
+    counts
+}
+
+fn count(ctx: &Context, now: Now) -> FleetCounts {
+    let mut counts = FleetCounts::default();
+    for object in ctx.vms.state() {
+        let Ok(vm) = &object.0 else { continue };
+        let (standing, policy) = stands(ctx, vm, now);
+        let in_flight = vm.status.as_ref().is_some_and(|s| s.current_reset.is_some());
+        let namespace = vm.namespace().unwrap_or_default();
+        let cluster = (namespace.clone(), vm.spec.proxmox.cluster_ref.name.clone());
+        counts.policies.entry((namespace, policy)).or_default().add(standing, in_flight);
+        counts.clusters.entry(cluster).or_default().add(standing, in_flight);
+        counts.all.add(standing, in_flight);
+    }
+    counts
+}
+
+/// How one VM counts, and the name of the policy that applies to it.
+fn stands(ctx: &Context, vm: &ManagedVM, now: Now) -> (Standing, Option<String>) {
+    let (namespace, policy_name) = policy_of(vm);
+    let guard = ctx.policies.get(&ObjectRef::new(&policy_name).within(&namespace));
+    let policy = guard.as_ref().and_then(|g| g.0.as_ref().ok());
+    let cluster = ctx.clusters.get(&ObjectRef::new(&vm.spec.proxmox.cluster_ref.name).within(&namespace));
+    let cluster_pauses = cluster.as_ref().and_then(|g| g.0.as_ref().ok()).map_or(&[][..], |c| c.spec.pauses.as_slice());
+    let policy_pauses = policy.map_or(&[][..], |p| p.spec.pauses.as_slice());
+    let pauses = vm.spec.pauses.iter().chain(policy_pauses).chain(cluster_pauses);
+    let paused = standing_pause(pauses, now.wall).is_some();
+    let effective = effective(&vm.spec, found(vm, policy));
+    let key = vm_key(vm);
+    let heartbeat = ctx.ledger.view(&key);
+    let hold_lifted = ctx.remember(&key, |m| m.hold_lifted);
+    let listening = ctx.witness.view().since;
+    let vital = Vital { effective: &effective, status: vm.status.as_ref(), heartbeat: &heartbeat, since: listening.max(hold_lifted), listening };
+    (standing(vm, &vital, paused, now), effective.policy)
+}

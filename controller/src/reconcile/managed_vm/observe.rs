@@ -1,0 +1,296 @@
+//! Observe: gathers what a decision rests on, from the caches, or live when a reset is due.
+
+use super::super::cache::{Key, get};
+use super::super::context::{ClusterView, Context, vm_key};
+use super::super::kube_api::call;
+use super::super::{Error, vm_reset};
+use super::fleet;
+use crate::heartbeat::VmKey;
+use defib_api::{HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_core::decide::{Inventory, Observed};
+use defib_core::gate::{Closer, Look, LookFailed, configuration};
+use defib_core::heartbeat::Heartbeat;
+use defib_core::policy::{Effective, Found, effective};
+use defib_core::time::{Mono, Now};
+use defib_proxmox::Client;
+use jiff::Timestamp;
+use kube::{Api, ResourceExt};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The policy of a VM when its spec names none.
+pub const DEFAULT_POLICY: &str = "default";
+
+/// Everything that a decision on one VM rests on.
+pub struct Facts {
+    pub key: VmKey,
+    pub vm: ManagedVM,
+    policy: Option<HealthPolicy>,
+    cluster: Option<ProxmoxCluster>,
+    pub effective: Effective,
+    heartbeat: Heartbeat,
+    newest_received: Option<Timestamp>,
+    inventory: Inventory,
+    pub view: Option<Arc<ClusterView>>,
+    uuid: Option<Uuid>,
+    closer: Option<Closer>,
+    pub manual: Option<VMReset>,
+    duplicate_of: Option<String>,
+    hold_lifted: Mono,
+    journal_unchanged: Duration,
+}
+
+impl Facts {
+    /// From the caches.
+    pub fn cached(ctx: &Context, watched: &ManagedVM) -> Self {
+        let key = vm_key(watched);
+        let vm = ctx.newest(&key, watched);
+        let (namespace, policy_name) = policy_of(&vm);
+        let policy = get(&ctx.policies, &namespace, &policy_name);
+        let cluster = get(&ctx.clusters, &namespace, &vm.spec.proxmox.cluster_ref.name);
+        let manual = vm_reset::next_request(ctx, &vm);
+        Self::gather(ctx, key, vm, policy, cluster, manual)
+    }
+
+    /// Live: ManagedVM, policy and cluster are read from the API server, the VM and its fleet looked at.
+    pub async fn live(ctx: &Context, cached: &Self) -> Result<Self, Error> {
+        let namespace = cached.key.namespace();
+        let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), namespace);
+        let policies: Api<HealthPolicy> = Api::namespaced(ctx.client.clone(), namespace);
+        let clusters: Api<ProxmoxCluster> = Api::namespaced(ctx.client.clone(), namespace);
+        let requests: Api<VMReset> = Api::namespaced(ctx.client.clone(), namespace);
+        let vm = call("read the ManagedVM", vms.get(cached.key.name())).await?;
+        let (_, policy_name) = policy_of(&vm);
+        let request_name = cached.manual.as_ref().map(ResourceExt::name_any);
+        let (policy, cluster, manual) = tokio::try_join!(
+            call("read the HealthPolicy", policies.get_opt(&policy_name)),
+            call("read the ProxmoxCluster", clusters.get_opt(&vm.spec.proxmox.cluster_ref.name)),
+            async {
+                match &request_name {
+                    Some(name) => call("read the VMReset", requests.get_opt(name)).await,
+                    None => Ok(None),
+                }
+            },
+        )?;
+        let manual = manual.filter(|r| vm_reset::may_run(r, ctx.clock.now().wall));
+        let mut facts = Self::gather(ctx, cached.key.clone(), vm, policy, cluster, manual);
+        let look = facts.look().await;
+        if let Ok(Look { uuid: Some(uuid), .. }) = &look {
+            facts.saw(ctx, *uuid);
+        }
+        let fleet = fleet::counts(ctx).of(&facts.policy_key(), &facts.cluster_key());
+        facts.closer = Some(Closer { look, fleet });
+        Ok(facts)
+    }
+
+    fn gather(
+        ctx: &Context,
+        key: VmKey,
+        vm: ManagedVM,
+        policy: Option<HealthPolicy>,
+        cluster: Option<ProxmoxCluster>,
+        manual: Option<VMReset>,
+    ) -> Self {
+        let now = ctx.clock.now();
+        let effective = effective(&vm.spec, found(&vm, policy.as_ref()));
+        let view = ctx.cluster_view(&(key.namespace().to_owned(), vm.spec.proxmox.cluster_ref.name.clone()));
+        let inventory = inventory(&vm, cluster.as_ref(), view.as_deref());
+        let journal = vm.status.as_ref().and_then(|s| s.current_reset.clone());
+        let (uuid, journal_unchanged, hold_lifted) = ctx.remember(&key, |memory| {
+            match (&memory.journal, journal) {
+                (Some((known, _)), Some(current)) if *known == current => {}
+                (_, Some(current)) => memory.journal = Some((current, now.mono)),
+                (_, None) => memory.journal = None,
+            }
+            (memory.uuid, memory.journal.as_ref().map_or(Duration::ZERO, |(_, since)| now.mono.since(*since)), memory.hold_lifted)
+        });
+        let mut facts = Self {
+            heartbeat: ctx.ledger.view(&key),
+            newest_received: ctx.ledger.newest_received(&key),
+            duplicate_of: ctx.machines.older(&vm),
+            key,
+            vm,
+            policy,
+            cluster,
+            effective,
+            inventory,
+            view,
+            uuid,
+            closer: None,
+            manual,
+            hold_lifted,
+            journal_unchanged,
+        };
+        let held = configuration(&facts.observed(ctx, now), defib_api::Trigger::Automatic, now).is_some();
+        facts.hold_lifted = ctx.remember(&facts.key, |memory| {
+            if memory.held && !held {
+                // A lifted hold starts the clock of silence anew: nobody wants the reset that the pause held back.
+                memory.hold_lifted = now.mono;
+            }
+            memory.held = held;
+            memory.hold_lifted
+        });
+        facts
+    }
+
+    /// As the decision core takes it.
+    pub fn observed<'a>(&'a self, ctx: &'a Context, now: Now) -> Observed<'a> {
+        let observer = ctx.witness.view();
+        let published = self.vm.status.as_ref().and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.last_received_time);
+        // Another Defib's publisher would leave times that are newer than our listening and that our ledger does not know.
+        let foreign_heartbeat = published.is_some_and(|t| t > now.wall_of(observer.since) && self.newest_received.is_none_or(|ours| t > ours));
+        Observed {
+            vm: &self.vm,
+            policy: found(&self.vm, self.policy.as_ref()),
+            cluster: self.cluster.as_ref().map(|c| &c.spec),
+            effective: &self.effective,
+            heartbeat: &self.heartbeat,
+            observer,
+            hold_lifted: self.hold_lifted,
+            foreign_heartbeat,
+            inventory: &self.inventory,
+            uuid_in_proxmox: self.uuid,
+            closer: self.closer.as_ref(),
+            manual: self.manual.as_ref(),
+            me: &ctx.me,
+            journal_unchanged: self.journal_unchanged,
+            own_node: ctx.own_node,
+            duplicate_of: self.duplicate_of.as_deref(),
+            limits: &ctx.limits,
+        }
+    }
+
+    /// Asks Proxmox for the SMBIOS UUID of a VM that has none recorded yet.
+    pub async fn adopt(&mut self, ctx: &Context) {
+        if self.uuid.is_some() || defib_core::life::identity(self.vm.status.as_ref()).is_some() {
+            return;
+        }
+        let Inventory::Row { node, .. } = &self.inventory else { return };
+        let Some(client) = self.client() else { return };
+        match client.vm_config(node, self.vm.spec.proxmox.vmid).await {
+            Ok(config) => {
+                if let Some(uuid) = config.smbios_uuid {
+                    self.saw(ctx, uuid);
+                }
+            }
+            Err(error) => tracing::debug!(vm = %self.key, %error, "cannot read the VM's configuration yet"),
+        }
+    }
+
+    /// Remembers which machine Proxmox has under the VMID, here and for the ledger.
+    fn saw(&mut self, ctx: &Context, uuid: Uuid) {
+        self.uuid = Some(uuid);
+        ctx.remember(&self.key, |m| m.uuid = Some(uuid));
+    }
+
+    /// Looks at the VM in Proxmox now. Its node is looked up anew: VMs migrate.
+    async fn look(&self) -> Result<Look, LookFailed> {
+        let vmid = self.vm.spec.proxmox.vmid;
+        let failed = |reason, message: String| LookFailed { reason, message };
+        let unreachable = |e: defib_proxmox::Error| failed("ProxmoxUnreachable", format!("cannot look at the VM in Proxmox: {e}"));
+        let Some(client) = self.client() else {
+            let why = self.view.as_ref().and_then(|v| v.error.as_ref()).map_or("it was not read yet", |(_, m)| m);
+            let name = &self.vm.spec.proxmox.cluster_ref.name;
+            return Err(match self.cluster {
+                Some(_) => failed("ProxmoxUnreachable", format!("ProxmoxCluster {name:?} cannot be used: {why}")),
+                None => failed("ClusterNotFound", format!("ProxmoxCluster {name:?} does not exist in this namespace")),
+            });
+        };
+        let resources = client.resources().await.map_err(unreachable)?;
+        let Some(row) = resources.into_iter().find(|r| r.vmid == vmid) else {
+            return Err(failed("VMNotFound", format!("Proxmox shows no VM {vmid}: it does not exist, or the token lacks VM.Audit on /vms/{vmid}")));
+        };
+        let (status, config, nodes) =
+            tokio::try_join!(client.vm_status(&row.node, vmid), client.vm_config(&row.node, vmid), client.nodes()).map_err(unreachable)?;
+        let node_status = nodes.iter().find(|n| n.node == row.node).map_or_else(|| "unknown".into(), |n| n.status.to_string());
+        Ok(Look {
+            node: row.node,
+            node_status,
+            qmp_status: status.qmp_status.to_string(),
+            lock: status.lock.or(config.lock),
+            ha_state: status.ha.managed.then(|| status.ha.state.unwrap_or_else(|| "unknown".into())),
+            uuid: config.smbios_uuid,
+            uptime: Duration::from_secs(status.uptime),
+            no_reboot: !config.reboot,
+        })
+    }
+
+    /// The client of the VM's cluster.
+    pub fn client(&self) -> Option<&Client> {
+        self.view.as_ref().and_then(|v| v.client.as_ref())
+    }
+
+    /// Node and state by the last reading of Proxmox.
+    pub fn row(&self) -> Option<(&str, &str)> {
+        match &self.inventory {
+            Inventory::Row { node, status } => Some((node, status)),
+            _ => None,
+        }
+    }
+
+    /// Which VMs share this one's policy.
+    pub fn policy_key(&self) -> (String, Option<String>) {
+        (self.key.namespace().to_owned(), self.effective.policy.clone())
+    }
+
+    /// Which VMs share this one's cluster.
+    pub fn cluster_key(&self) -> Key {
+        (self.key.namespace().to_owned(), self.vm.spec.proxmox.cluster_ref.name.clone())
+    }
+
+    /// The newest sign of life.
+    pub fn last_life(&self) -> Option<Mono> {
+        self.heartbeat.last_life
+    }
+}
+
+/// Namespace and name of the policy that would apply.
+pub fn policy_of(vm: &ManagedVM) -> (String, String) {
+    let name = vm.spec.policy_ref.as_ref().map_or(DEFAULT_POLICY, |r| r.name.as_str());
+    (vm.namespace().unwrap_or_default(), name.to_owned())
+}
+
+/// The policy as the decision core takes it.
+pub fn found<'a>(vm: &'a ManagedVM, policy: Option<&'a HealthPolicy>) -> Found<'a> {
+    match (policy, &vm.spec.policy_ref) {
+        (Some(p), _) => Found::Policy { name: p.metadata.name.as_deref().unwrap_or(DEFAULT_POLICY), spec: &p.spec },
+        (None, Some(named)) => Found::Missing(&named.name),
+        (None, None) => Found::None,
+    }
+}
+
+fn inventory(vm: &ManagedVM, cluster: Option<&ProxmoxCluster>, view: Option<&ClusterView>) -> Inventory {
+    if cluster.is_none() {
+        return Inventory::NoCluster;
+    }
+    let unread = |message: &str| Inventory::Unread { message: message.to_owned() };
+    match view {
+        None => unread("Proxmox was not read yet"),
+        Some(view) => match (view.vms.get(&vm.spec.proxmox.vmid), &view.error) {
+            (Some((node, status)), _) => Inventory::Row { node: node.clone(), status: status.clone() },
+            (None, Some((_, message))) => unread(message),
+            (None, None) if !view.read => unread("Proxmox was not read yet"),
+            (None, None) => Inventory::Absent,
+        },
+    }
+}
+
+impl Context {
+    /// The watched object, or what our own last write made of it where the watch has not caught up.
+    fn newest(&self, key: &VmKey, watched: &ManagedVM) -> ManagedVM {
+        let version = |vm: &ManagedVM| vm.resource_version().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+        self.remember(key, |memory| match &memory.latest {
+            Some(ours) if ours.metadata.uid == watched.metadata.uid && version(ours) > version(watched) => ours.as_ref().clone(),
+            _ => {
+                memory.latest = None;
+                watched.clone()
+            }
+        })
+    }
+
+    /// Whether the last attempts on this VM were taken back so often that the next one waits.
+    pub fn backing_off(&self, key: &VmKey, now: Mono) -> bool {
+        self.remember(key, |m| now < m.withdrawals.1)
+    }
+}

@@ -1,0 +1,145 @@
+//! Act: carries a reset that is under way on to its end.
+
+use super::super::context::Context;
+use super::super::{Error, at_deadline};
+use super::attempt::{Withdrawal, withdraw};
+use super::observe::Facts;
+use super::{books, record};
+use defib_api::{CurrentReset, Outcome};
+use defib_core::decide::Decision;
+use defib_core::journal::{Books, Change, Ending, Step, TaskEnd, polled, searched};
+use defib_proxmox::{TaskExit, TaskKind, TaskStatus, Upid};
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use std::time::Duration;
+
+/// What a step of the journal led to.
+pub enum Progress {
+    /// The journal was written: what was observed is out of date, look again.
+    Moved(Action),
+    /// Nothing was written.
+    Waits(Action),
+}
+
+/// Soon enough that a step follows the other at once, after the watch has brought our own write.
+const SOON: Duration = Duration::from_millis(100);
+
+/// Carries out one step.
+///
+/// # Errors
+/// When the journal could not be written.
+pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Decision) -> Result<Progress, Error> {
+    let Some(current) = facts.vm.status.as_ref().and_then(|s| s.current_reset.clone()) else {
+        return Ok(Progress::Waits(at_deadline(decision.check_after)));
+    };
+    if current.holder == ctx.me && ctx.remember(&facts.key, |m| m.withdraw.as_deref() == Some(&current.name)) {
+        let why = Withdrawal { reason: "NotDelivered", message: "the request did not reach Proxmox".into() };
+        return withdraw(ctx, facts, &current, why).await.map(Progress::Moved);
+    }
+    let now = ctx.clock.now();
+    match step {
+        Step::Leave { .. } | Step::Verify { .. } => {
+            record::progress(ctx, &facts.vm, &current).await?;
+            Ok(Progress::Waits(at_deadline(decision.check_after)))
+        }
+        Step::TakeOver => {
+            let ours = CurrentReset { holder: ctx.me.clone(), ..current.clone() };
+            books::patch(ctx, "take the journal over", &facts.vm, serde_json::json!({ "currentReset": ours })).await?;
+            let note = format!("VMReset {}: {} has not moved it for a minute, this process goes on with it", current.name, current.holder);
+            ctx.event(&facts.vm, EventType::Warning, "ResetTakenOver", &note).await;
+            Ok(Progress::Moved(at_deadline(SOON)))
+        }
+        Step::Search { since } => {
+            let found = search(ctx, facts, &current, *since).await;
+            changed(ctx, facts, &current, searched(&current, found, now)).await
+        }
+        Step::Poll { upid } => {
+            let end = poll(facts, upid).await;
+            changed(ctx, facts, &current, polled(&current, end, ctx.clock.now())).await
+        }
+        Step::Finish(ending) => finish(ctx, facts, &current, ending).await.map(Progress::Moved),
+    }
+}
+
+/// Carries out what follows for the journal.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn apply(ctx: &Context, facts: &Facts, current: &CurrentReset, change: Change) -> Result<Action, Error> {
+    match change {
+        Change::Wait(wait) => Ok(at_deadline(wait)),
+        Change::Withdraw { reason, message } => withdraw(ctx, facts, current, Withdrawal { reason, message }).await,
+        Change::Write(next) => {
+            let write = |books: Books| Books { current: Some((*next).clone()), ..books };
+            let vm = books::update(ctx, &facts.key, current, write).await?;
+            record::progress(ctx, &vm, &next).await?;
+            Ok(at_deadline(SOON))
+        }
+    }
+}
+
+async fn changed(ctx: &Context, facts: &Facts, current: &CurrentReset, change: Change) -> Result<Progress, Error> {
+    let waits = matches!(change, Change::Wait(_));
+    let action = apply(ctx, facts, current, change).await?;
+    Ok(if waits { Progress::Waits(action) } else { Progress::Moved(action) })
+}
+
+/// Rule 7: looks among the node's tasks. A Proxmox that cannot be asked has told nothing, like one that does not have the task.
+async fn search(ctx: &Context, facts: &Facts, current: &CurrentReset, since: jiff::Timestamp) -> Option<String> {
+    let vmid = facts.vm.spec.proxmox.vmid;
+    match facts.client()?.search_tasks(&current.node, vmid, TaskKind::Reset, since).await {
+        Ok(tasks) => {
+            // The search begins a few seconds early: the task of an attempt just before is not this one's.
+            let known = record::known_tasks(ctx, &facts.vm, &current.name);
+            tasks.into_iter().map(|t| t.upid.to_string()).rfind(|upid| !known.contains(upid))
+        }
+        Err(error) => {
+            tracing::warn!(vm = %facts.key, reset = current.name, %error, "cannot search for the task");
+            None
+        }
+    }
+}
+
+async fn poll(facts: &Facts, upid: &str) -> Option<TaskEnd> {
+    let parsed: Upid = match upid.parse() {
+        Ok(parsed) => parsed,
+        Err(error) => return Some(TaskEnd::Unclear { text: format!("the journal holds a task id that cannot be read: {error}") }),
+    };
+    match facts.client()?.task_status(&parsed).await {
+        Ok(TaskStatus::Running) => None,
+        Ok(TaskStatus::Finished(exit)) => Some(task_end(&exit)),
+        Err(error @ defib_proxmox::Error::TaskUnknown { .. }) => Some(TaskEnd::Unclear { text: error.to_string() }),
+        Err(error) => {
+            tracing::warn!(vm = %facts.key, upid, %error, "cannot ask for the task");
+            None
+        }
+    }
+}
+
+fn task_end(exit: &TaskExit) -> TaskEnd {
+    let text = exit.to_string();
+    match exit {
+        TaskExit::Ok | TaskExit::Warnings(_) => TaskEnd::Ok,
+        TaskExit::Locked { .. } | TaskExit::LockTimeout => TaskEnd::Refused { text },
+        // A request that QEMU did not answer may still be carried out when QEMU goes on.
+        TaskExit::QmpUnresponsive | TaskExit::Unexpected => TaskEnd::Unclear { text },
+        TaskExit::Error(_) => TaskEnd::Failed { text },
+    }
+}
+
+/// The VMReset first, then the journal: a crash in between finds the reset still under way, and ends it once more with the same result.
+async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &Ending) -> Result<Action, Error> {
+    let now = ctx.clock.now();
+    record::finish(ctx, &facts.vm, current, ending, now).await?;
+    books::update(ctx, &facts.key, current, |books| books.finish(ending.outcome, now)).await?;
+    ctx.metrics.reset_finished(ending.outcome);
+    let (kind, reason) = match ending.outcome {
+        Outcome::Recovered => (EventType::Normal, "Recovered"),
+        Outcome::NotRecovered => (EventType::Warning, "NotRecovered"),
+        Outcome::Unknown => (EventType::Warning, "OutcomeUnknown"),
+        Outcome::Failed | Outcome::Expired | Outcome::Superseded => (EventType::Warning, "ResetFailed"),
+    };
+    ctx.event(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message)).await;
+    record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
+    Ok(at_deadline(SOON))
+}

@@ -1,0 +1,212 @@
+//! VMResets: the public record of what the journal says.
+
+use super::super::Error;
+use super::super::cache::key_of;
+use super::super::context::Context;
+use super::super::kube_api::call;
+use super::attempt::Withdrawal;
+use defib_api::{CurrentReset, ManagedVM, ResetAction, ResetState, StepAction, Trigger, VMReset, VMResetSpec, VMResetStatus};
+use defib_core::conditions::{Draft, Is, kind, merge};
+use defib_core::decide::Intent;
+use defib_core::journal::{Ending, INTENT_EXPIRES};
+use defib_core::time::{Now, to_millis};
+use jiff::SignedDuration;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+use super::books::DECIDER;
+
+/// Label of a VMReset: the name of its ManagedVM.
+pub const VM_LABEL: &str = "defib.dev/vm";
+
+fn api(ctx: &Context, vm: &ManagedVM) -> Api<VMReset> {
+    Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default())
+}
+
+/// Before anything is sent: an automatic reset gets its record, a request is shown as running.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn open(ctx: &Context, vm: &ManagedVM, intent: &Intent) -> Result<(), Error> {
+    if intent.current.trigger == Trigger::Automatic {
+        create(ctx, vm, &intent.current, &intent.why).await?;
+    }
+    let status = VMResetStatus {
+        evidence: Some(intent.evidence.clone()),
+        ..status_of(&intent.current)
+    };
+    patch(ctx, vm, &intent.current.name, &status).await
+}
+
+/// Makes the record of an automatic reset, or finds it made already.
+async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str) -> Result<(), Error> {
+    let not_after = current
+        .intent_time
+        .checked_add(SignedDuration::try_from(INTENT_EXPIRES).unwrap_or_default())
+        .unwrap_or(current.intent_time);
+    let mut reset = VMReset::new(
+        &current.name,
+        VMResetSpec {
+            vm_ref: defib_api::NameRef { name: vm.name_any() },
+            action: match current.action {
+                StepAction::Reset => ResetAction::Reset,
+            },
+            reason: Some(why.chars().take(512).collect()),
+            requested_by: None,
+            trigger: Trigger::Automatic,
+            not_after,
+        },
+    );
+    reset.metadata.owner_references = vm.controller_owner_ref(&()).map(|o| vec![o]);
+    reset.metadata.labels = Some(BTreeMap::from([(VM_LABEL.to_owned(), vm.name_any())]));
+    match call("create the VMReset", api(ctx, vm).create(&PostParams { field_manager: Some(DECIDER.into()), ..PostParams::default() }, &reset)).await {
+        Ok(_) => Ok(()),
+        // Ours from before a crash or a lost answer: the name is made of VM, episode and attempt. AlreadyExists is a 409 like a conflict.
+        Err(Error::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Brings the record to what the journal says, where it differs. A record that is missing is made anew.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn progress(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> Result<(), Error> {
+    let wanted = status_of(current);
+    let (namespace, _) = key_of(vm);
+    let known = super::super::cache::get(&ctx.resets, &namespace, &current.name).and_then(|r: VMReset| r.status);
+    if known.is_some_and(|s| s.state == wanted.state && s.upid == wanted.upid && s.task_end_time == wanted.task_end_time && s.message == wanted.message) {
+        return Ok(());
+    }
+    write(ctx, vm, current, &wanted).await
+}
+
+/// Writes how it ended.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn finish(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, ending: &Ending, now: Now) -> Result<(), Error> {
+    let complete = Draft::new(kind::COMPLETE, Is::True, outcome_word(ending), ending.message.clone());
+    let status = VMResetStatus {
+        state: Some(ResetState::Finished),
+        outcome: Some(ending.outcome),
+        message: Some(ending.message.chars().take(1024).collect()),
+        end_time: Some(to_millis(now.wall)),
+        boot_id_after: ending.boot_id_after.clone(),
+        conditions: merge(&[], &[complete], None, now.wall),
+        ..status_of(current)
+    };
+    write(ctx, vm, current, &status).await
+}
+
+fn outcome_word(ending: &Ending) -> &'static str {
+    use defib_api::Outcome::{Expired, Failed, NotRecovered, Recovered, Superseded, Unknown};
+    match ending.outcome {
+        Recovered => "Recovered",
+        NotRecovered => "NotRecovered",
+        Failed => "Failed",
+        Expired => "Expired",
+        Superseded => "Superseded",
+        Unknown => "Unknown",
+    }
+}
+
+async fn write(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, status: &VMResetStatus) -> Result<(), Error> {
+    match patch(ctx, vm, &current.name, status).await {
+        Err(Error::Gone { .. }) if current.trigger == Trigger::Automatic => {
+            create(ctx, vm, current, "its first record was lost; this one is made from the journal").await?;
+            patch(ctx, vm, &current.name, status).await
+        }
+        // A person deleted the request: the journal goes on without it.
+        Err(Error::Gone { .. }) => Ok(()),
+        done => done,
+    }
+}
+
+/// An intent was taken back. The record of an automatic one goes: no reset took place. A request waits again.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn withdraw(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &Withdrawal) -> Result<(), Error> {
+    let done = match current.trigger {
+        Trigger::Automatic => call("delete the VMReset", api(ctx, vm).delete(&current.name, &DeleteParams::default())).await.map(|_| ()),
+        Trigger::Manual => pending(ctx, vm, &current.name, &format!("{}: {}", why.reason, why.message)).await,
+    };
+    match done {
+        Err(Error::Gone { .. }) => Ok(()),
+        done => done,
+    }
+}
+
+/// A request waits for something.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn pending(ctx: &Context, vm: &ManagedVM, name: &str, message: &str) -> Result<(), Error> {
+    let message: String = message.chars().take(1024).collect();
+    patch(ctx, vm, name, &VMResetStatus { state: Some(ResetState::Pending), message: Some(message), ..VMResetStatus::default() }).await
+}
+
+async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus) -> Result<(), Error> {
+    let written =
+        call("write the VMReset", api(ctx, vm).patch_status(name, &PatchParams::apply(DECIDER), &Patch::Merge(json!({ "status": status })))).await;
+    ctx.witness.wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
+    written.map(|_| ())
+}
+
+/// The record as it follows from the journal alone.
+fn status_of(current: &CurrentReset) -> VMResetStatus {
+    let (state, message) = match (current.task_result, &current.upid) {
+        (Some(_), _) => (ResetState::Verifying, "a heartbeat of a new boot is awaited"),
+        (None, Some(_)) => (ResetState::Running, "the task of Proxmox runs"),
+        (None, None) => (ResetState::Running, "the request goes to Proxmox"),
+    };
+    VMResetStatus {
+        state: Some(state),
+        message: Some(message.into()),
+        action: Some(current.action),
+        step: Some(current.step),
+        attempt: Some(current.attempt),
+        node: Some(current.node.clone()),
+        upid: current.upid.clone(),
+        intent_time: Some(current.intent_time),
+        sent_time: current.sent_time,
+        task_end_time: current.task_end_time,
+        boot_id_before: current.boot_id_before.clone(),
+        answer: current.answer.clone(),
+        ..VMResetStatus::default()
+    }
+}
+
+/// Tasks of other resets of this VM.
+pub fn known_tasks(ctx: &Context, vm: &ManagedVM, except: &str) -> Vec<String> {
+    of_vm(ctx, vm).into_iter().filter(|r| r.name_any() != except).filter_map(|r| r.status.and_then(|s| s.upid)).collect()
+}
+
+/// Watched VMResets of this VM.
+pub fn of_vm(ctx: &Context, vm: &ManagedVM) -> Vec<VMReset> {
+    let key = key_of(vm);
+    ctx.resets
+        .state()
+        .iter()
+        .filter_map(|r| r.0.as_ref().ok())
+        .filter(|r| r.spec.vm_ref.name == key.1 && r.namespace().as_deref() == Some(&key.0))
+        .cloned()
+        .collect()
+}
+
+/// Deletes all but the newest ended records of this VM. A failure is only logged: the next end tries again.
+pub async fn retain(ctx: &Context, vm: &ManagedVM, limit: u32) {
+    let mut ended: Vec<VMReset> =
+        of_vm(ctx, vm).into_iter().filter(|r| r.status.as_ref().is_some_and(|s| s.state == Some(ResetState::Finished))).collect();
+    ended.sort_by_key(|r| std::cmp::Reverse(r.metadata.creation_timestamp.as_ref().map(|t| t.0)));
+    for old in ended.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)) {
+        let name = old.name_any();
+        match call("delete an old VMReset", api(ctx, vm).delete(&name, &DeleteParams::default())).await {
+            Ok(_) | Err(Error::Gone { .. }) => {}
+            Err(error) => tracing::warn!(reset = name, %error, "kept for now"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Report: what was found goes into the status, into events for what changed, and back to the ledger.
+
+use super::super::Error;
+use super::super::context::Context;
+use super::observe::Facts;
+use super::{books, record};
+use defib_api::{Condition, ResetState};
+use defib_core::conditions::{find, kind, merge};
+use defib_core::decide::Decision;
+use defib_core::heartbeat::Expectation;
+use kube::ResourceExt;
+use kube::runtime::events::EventType;
+use serde_json::{Map, Value, json};
+
+/// Tells the ledger what is news about this VM.
+pub fn tell_ledger(ctx: &Context, facts: &Facts, decision: &Decision) {
+    let seconds = |d: std::time::Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+    let verify = facts.effective.identity == defib_api::IdentityCheck::Verify;
+    ctx.ledger.expect(
+        &facts.key,
+        Expectation {
+            identity: decision.identity.filter(|_| verify),
+            thresholds: facts.effective.thresholds.clone(),
+            awaited: decision.awaited,
+            timeout_seconds: seconds(facts.effective.timeout),
+            report_seconds: seconds(facts.effective.report),
+            armed: decision.armed,
+        },
+    );
+}
+
+/// Writes the decider's part of the status where it changed, on the version that was decided on; then an event for each change worth one.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn status(ctx: &Context, facts: &Facts, decision: &Decision) -> Result<(), Error> {
+    let old = facts.vm.status.clone().unwrap_or_default();
+    let now = ctx.clock.now();
+    let conditions = merge(&old.conditions, &decision.conditions, facts.vm.metadata.generation, now.wall);
+    let mut changed = Map::new();
+    let mut set = |field: &str, differs: bool, value: Value| {
+        if differs {
+            changed.insert(field.to_owned(), value);
+        }
+    };
+    set("conditions", conditions != old.conditions, json!(conditions));
+    set("observedGeneration", old.observed_generation != facts.vm.metadata.generation, json!(facts.vm.metadata.generation));
+    let identity = decision.identity.map(|u| u.to_string());
+    set("identity", old.identity != identity && identity.is_some(), json!(identity));
+    set("resetsInWindow", old.resets_in_window != Some(decision.resets_in_window), json!(decision.resets_in_window));
+    if let Some((node, power)) = facts.row() {
+        set("node", old.node.as_deref() != Some(node), json!(node));
+        set("power", old.power.as_deref() != Some(power), json!(power));
+    }
+    set("episode", decision.episode_over, Value::Null);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    books::patch(ctx, "write the status", &facts.vm, Value::Object(changed)).await?;
+    for (type_, reason, note) in news(&old.conditions, &conditions) {
+        ctx.event(&facts.vm, type_, &reason, &note).await;
+    }
+    Ok(())
+}
+
+/// Changes of conditions that are worth an event: each is a decision, or the reason of one.
+fn news(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, String)> {
+    let silent = find(new, kind::HEARTBEAT_FRESH).is_some_and(|c| c.status == "False");
+    new.iter()
+        .filter(|c| {
+            let known = find(old, &c.type_);
+            let changed = known.is_none_or(|k| k.reason != c.reason || k.status != c.status);
+            changed
+                && match c.type_.as_str() {
+                    kind::ADOPTED => c.status != "Unknown" || known.is_some(),
+                    kind::HEARTBEAT_FRESH | kind::WITHIN_THRESHOLDS => known.is_some() && c.reason != "NoReport",
+                    // While heartbeats come, a gate keeps nobody from anything.
+                    kind::RESET_ALLOWED => silent && c.status == "False" && c.reason != "ResetUnderWay",
+                    _ => false,
+                }
+        })
+        .map(|c| {
+            let type_ = if c.status == "False" { EventType::Warning } else { EventType::Normal };
+            let reason = if c.type_ == kind::RESET_ALLOWED { format!("ResetBlocked{}", c.reason) } else { c.reason.clone() };
+            (type_, reason, c.message.clone())
+        })
+        .collect()
+}
+
+/// Shows what a person's request waits for.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn waiting_request(ctx: &Context, facts: &Facts, decision: &Decision) -> Result<(), Error> {
+    let (Some(request), Some(blocked)) = (&facts.manual, &decision.manual_waits) else { return Ok(()) };
+    let message = format!("{}: {}", blocked.reason, blocked.message);
+    let status = request.status.clone().unwrap_or_default();
+    if status.state == Some(ResetState::Pending) && status.message.as_deref() == Some(&message) {
+        return Ok(());
+    }
+    match record::pending(ctx, &facts.vm, &request.name_any(), &message).await {
+        Err(Error::Gone { .. }) => Ok(()),
+        done => done,
+    }
+}

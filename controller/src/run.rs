@@ -1,0 +1,222 @@
+//! `defib run`: puts the parts together, and takes them down in order.
+
+mod http;
+
+use crate::clock::Clock;
+use crate::config::RunOptions;
+use crate::heartbeat::keys::{self, KeyRing};
+use crate::heartbeat::ledger::Ledger;
+use crate::heartbeat::serving::{Serving, ServingSink};
+use crate::lease;
+use crate::metrics::Metrics;
+use crate::observer::Witness;
+use crate::reconcile::cache::Machines;
+use crate::reconcile::controllers::{self, Writers};
+use crate::reconcile::{Context, health_policy, kube_api};
+use defib_core::fleet::Limits;
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::store;
+use kube::{Api, Client};
+use prometheus::Registry;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long reconciles that are under way may take to end when the process is asked to. Longer than the 40 s that Proxmox may take to answer a POST.
+const SHUTDOWN: Duration = Duration::from_secs(45);
+
+/// Why the process cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Kubernetes cannot be used.
+    #[error("cannot use Kubernetes: {0}; is KUBECONFIG set, or does this pod have a service account?")]
+    Kubernetes(Box<kube::Error>),
+    /// There are no keys.
+    #[error(transparent)]
+    Keys(#[from] keys::KeysError),
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Address.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting is wrong.
+    #[error("{0}")]
+    Setting(String),
+    /// A part that must live ended.
+    #[error("{0} ended; this process ends too, to be started anew")]
+    Ended(&'static str),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn main(options: RunOptions) -> ExitCode {
+    telemetry(options.log_json);
+    // The process default serves kube and reqwest; all else names its provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("defib: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "defib ends");
+            eprintln!("defib: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn telemetry(json: bool) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,kube_client=warn,kube_runtime=warn"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { logs.json().init() } else { logs.init() }
+}
+
+/// Puts the parts together.
+///
+/// # Errors
+/// When a part cannot start, or one that must live ended.
+pub async fn run(options: RunOptions) -> Result<(), RunError> {
+    let me = identity(&options);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), me, namespace = options.namespace, "defib starts");
+    if options.tls_cert_file.is_none() && !options.plain_http {
+        return Err(RunError::Setting("--listen needs a certificate (--tls-cert-file, --tls-key-file), or --plain-http said explicitly".into()));
+    }
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(stop_on_signal(stop.clone()));
+    let client = kube_api::client().await.map_err(|e| RunError::Kubernetes(Box::new(e)))?;
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::register(&registry).map_err(|e| RunError::Setting(e.to_string()))?);
+    let clock = Clock::new();
+    let witness = Witness::new(clock, metrics.clone());
+    let ledger = Arc::new(Ledger::default());
+    let ring = tokio::select! {
+        ring = keys::load(&client, &options.namespace) => Arc::new(ring?),
+        () = stop.cancelled() => return Ok(()),
+    };
+    let (keys_tx, keys) = watch::channel(ring);
+    let own_node = own_node(&client, options.node_name.as_deref()).await;
+    for namespace in &options.default_policy_namespaces {
+        if let Err(error) = health_policy::create_default(&client, namespace).await {
+            tracing::warn!(namespace, %error, "no default HealthPolicy");
+        }
+    }
+
+    let (vms, vms_writer) = store();
+    let (policies, policies_writer) = store();
+    let (clusters, clusters_writer) = store();
+    let (resets, resets_writer) = store();
+    let ctx = Arc::new(Context {
+        client: client.clone(),
+        clock,
+        witness: witness.clone(),
+        ledger: ledger.clone(),
+        metrics: metrics.clone(),
+        recorder: Recorder::new(client.clone(), Reporter { controller: "defib".into(), instance: Some(me.clone()) }),
+        vms,
+        policies,
+        clusters,
+        resets,
+        machines: Machines::default(),
+        proxmox: Default::default(),
+        memory: Default::default(),
+        fleet: Default::default(),
+        vms_known: Serving::default(),
+        me: me.clone(),
+        own_node,
+        limits: Limits { max_in_flight: options.max_in_flight, max_unhealthy: options.max_unhealthy.clone() },
+        poll: options.poll(),
+        proxmox_clients: Default::default(),
+    });
+    let serving = Serving::default();
+    let parts = http::start(&options, &ctx, &serving, &keys, &registry, &stop).await?;
+
+    let lease_stop = CancellationToken::new();
+    let lease = tokio::spawn(lease::keep(client.clone(), options.namespace.clone(), me, witness.clone(), clock, lease_stop.clone()));
+    let tick = tokio::spawn(witness.clone().tick(lease_stop.clone()));
+    tokio::spawn(keys::refresh(client.clone(), options.namespace.clone(), keys_tx, stop.clone()));
+    tokio::spawn(follow_serving(ctx.clone(), serving, stop.clone()));
+    let writers = Writers { vms: vms_writer, policies: policies_writer, clusters: clusters_writer, resets: resets_writer };
+    let mut controllers = controllers::start(&ctx, writers, &stop);
+
+    let ended = tokio::select! {
+        () = stop.cancelled() => None,
+        _ = controllers.join_next() => Some("a controller"),
+    };
+    stop.cancel();
+    tracing::info!("stopping: what is under way ends first");
+    if tokio::time::timeout(SHUTDOWN, async { while controllers.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("some reconciles did not end in time; their journal tells the next process where they are");
+    }
+    parts.ended().await;
+    // The lease last: as long as anything may be sent, nobody else shall decide.
+    lease_stop.cancel();
+    let _ = lease.await;
+    let _ = tick.await;
+    signals.abort();
+    ended.map_or(Ok(()), |part| Err(RunError::Ended(part)))
+}
+
+/// Reports are taken while the lease is held and every ManagedVM is known: before, a VM's agent would be told that it does not exist.
+async fn follow_serving(ctx: Arc<Context>, serving: Serving, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => serving.set(ctx.vms_known.is_serving() && ctx.witness.holds_lease()),
+        }
+    }
+}
+
+impl ServingSink for Witness {
+    fn shed(&self, reason: &'static str) {
+        Witness::shed(self, reason);
+    }
+}
+
+fn identity(options: &RunOptions) -> String {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|h| h.trim().to_owned());
+    options.identity.clone().or_else(|| std::env::var("HOSTNAME").ok()).or_else(host).unwrap_or_else(|| "defib".into())
+}
+
+/// The SMBIOS UUID of the machine on which we run, as the kubelet read it. Without it, rule 2's OwnHost cannot be told.
+async fn own_node(client: &Client, name: Option<&str>) -> Option<Uuid> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let name = name?;
+    match kube_api::call("read our own Node", nodes.get(name)).await {
+        Ok(node) => node.status.and_then(|s| s.node_info).and_then(|i| i.system_uuid.parse().ok()),
+        Err(error) => {
+            tracing::warn!(node = name, %error, "if this node is a VM of Proxmox, it is not known which one: do not let Defib manage it");
+            None
+        }
+    }
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("cannot listen for SIGTERM and SIGINT");
+        return;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    stop.cancel();
+}
+
+/// The keys as the receiver reads them.
+pub type Keys = watch::Receiver<Arc<KeyRing>>;

@@ -1,0 +1,173 @@
+//! The two listeners: 8080 for agents and people, 9090 for metrics and probes; and our own report to the first.
+
+use super::{Keys, RunError};
+use crate::config::RunOptions;
+use crate::heartbeat::publisher::{KubeStatusWriter, Publisher};
+use crate::heartbeat::receiver::{self, Limits, PATH, Parts};
+use crate::heartbeat::serving::Serving;
+use crate::heartbeat::server::{CertificateFiles, ServeOptions, serve};
+use crate::reconcile::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use defib_core::observer::Trouble;
+use http::{StatusCode, header};
+use prometheus::{Encoder, Registry, TextEncoder};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The tasks that serve.
+pub struct Servers(JoinSet<()>);
+
+impl Servers {
+    /// Waits until all have ended.
+    pub async fn ended(mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+/// Starts both listeners, the publisher, and our own report to the first listener.
+///
+/// # Errors
+/// When a port cannot be listened on, or the certificate cannot be used.
+pub async fn start(
+    options: &RunOptions,
+    ctx: &Arc<Context>,
+    serving: &Serving,
+    keys: &Keys,
+    registry: &Registry,
+    stop: &CancellationToken,
+) -> Result<Servers, RunError> {
+    let mut servers = JoinSet::new();
+    let listener = listen(options.listen).await?;
+    let metrics_listener = listen(options.metrics_listen).await?;
+    let parts = Parts {
+        ledger: ctx.ledger.clone(),
+        keys: keys.clone(),
+        serving: serving.clone(),
+        sink: Arc::new(ctx.witness.clone()),
+        metrics: ctx.metrics.reports.clone(),
+        clock: ctx.clock,
+    };
+    let mut serve_options = ServeOptions::new(parts.sink.clone());
+    let tls = options.tls_cert_file.as_ref().zip(options.tls_key_file.as_ref());
+    if let Some((cert, key)) = tls {
+        let files = CertificateFiles::load(cert, key).await.map_err(|e| RunError::Setting(e.to_string()))?;
+        serve_options.tls = Some(files.acceptor().map_err(|e| RunError::Setting(e.to_string()))?);
+        servers.spawn(files.follow(stop.clone()));
+    }
+    let address = listener.local_addr().unwrap_or(options.listen);
+    servers.spawn(serve(listener, receiver::router(parts, Limits::default()), serve_options, stop.clone()));
+
+    let probes = Probes { ctx: ctx.clone(), serving: serving.clone(), registry: registry.clone() };
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(probes);
+    // A probe that is turned away is no report that was shed.
+    let metrics_options = ServeOptions::new(Arc::new(Unconcerned));
+    servers.spawn(serve(metrics_listener, router, metrics_options, stop.clone()));
+
+    let publisher = Publisher::new(ctx.ledger.clone(), KubeStatusWriter::new(ctx.client.clone()), ctx.clock, ctx.metrics.publisher.clone());
+    servers.spawn(publisher.run(stop.clone()));
+
+    let url = format!("{}://{}{PATH}", if tls.is_some() { "https" } else { "http" }, reachable(address));
+    let loopback = Loopback::new(url, keys.clone())?;
+    servers.spawn(ctx.witness.clone().loopback(move || loopback.clone().report(), stop.clone()));
+    tracing::info!(%address, metrics = %options.metrics_listen, tls = tls.is_some(), "listening");
+    Ok(Servers(servers))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address: address.to_string(), source })
+}
+
+/// Where this machine reaches an address that was listened on.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// The canary: a report to our own listener, over a new connection as most agents make one.
+#[derive(Clone)]
+struct Loopback {
+    client: reqwest::Client,
+    url: String,
+    keys: Keys,
+}
+
+impl Loopback {
+    fn new(url: String, keys: Keys) -> Result<Self, RunError> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .timeout(Duration::from_secs(5))
+            // Our own listener, by an address that its certificate need not name.
+            .tls_danger_accept_invalid_certs(true)
+            .build()
+            .map_err(|e| RunError::Setting(format!("cannot make the client of our own report: {e}")))?;
+        Ok(Self { client, url, keys })
+    }
+
+    async fn report(self) -> Result<(), String> {
+        let key = self.keys.borrow().canary();
+        let sent = self.client.post(&self.url).bearer_auth(key).header(header::CONTENT_TYPE, "application/json").body(CANARY_REPORT).send().await;
+        match sent {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            // Not the decider: nothing is wrong with the listener, and the lease says the rest.
+            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Ok(()),
+            Ok(answer) => Err(format!("our own listener answered {}", answer.status())),
+            Err(error) => Err(error.without_url().to_string()),
+        }
+    }
+}
+
+/// A whole report, so that the canary goes the way of an agent's.
+const CANARY_REPORT: &str = r#"{"hostname":"defib-canary","cpuPercent":0,"memoryUsedBytes":1,"memoryTotalBytes":2,"disks":[],"uptimeSeconds":1,"bootID":"canary","state":"Running"}"#;
+
+struct Unconcerned;
+
+impl crate::heartbeat::serving::ServingSink for Unconcerned {
+    fn shed(&self, _: &'static str) {}
+}
+
+#[derive(Clone)]
+struct Probes {
+    ctx: Arc<Context>,
+    serving: Serving,
+    registry: Registry,
+}
+
+async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&probes.registry.gather(), &mut text) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string().into_bytes()),
+    }
+}
+
+/// Alive as long as it answers: a restart cures only what is stuck.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Ready when reports are taken.
+async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
+    let trouble = probes.ctx.witness.view().trouble;
+    if probes.serving.is_serving() && trouble != Some(Trouble::Loopback) {
+        (StatusCode::OK, "ok\n".into())
+    } else {
+        let why = trouble.map_or("the ManagedVMs are not listed yet", Trouble::message);
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
+    }
+}

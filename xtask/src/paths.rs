@@ -1,0 +1,41 @@
+//! Where things are.
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// A program of this workspace, built beside the one that runs now.
+///
+/// # Errors
+/// When it is not there; the message names the command that builds it.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    // Tests lie one folder deeper, in `deps`.
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path),
+        None => bail!("{name} is not built; build it with: cargo build --workspace --bins"),
+    }
+}
+
+/// Builds the programs that a lab runs, with the progress that cargo shows.
+///
+/// # Errors
+/// When they do not compile.
+pub fn build() -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--locked", "--workspace", "--bins"])
+        .current_dir(root())
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("the programs do not build");
+    }
+    Ok(())
+}
