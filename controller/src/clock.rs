@@ -74,4 +74,3 @@ impl Clock {
             .unwrap_or_else(|| self.start + Duration::from_secs(365 * 86_400))
     }
 }
-

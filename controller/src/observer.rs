@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const LOOPBACK_DEADLINE: Duration = Duration::from_secs(2);
 /// Period of the reports to our own listener.
 const LOOPBACK_EVERY: Duration = Duration::from_secs(2);
+/// A process that becomes the decider proves its listener this soon.
+const LOOPBACK_SOON: Duration = Duration::from_millis(100);
 
 /// The witness, shared by all who see trouble and all who decide.
 #[derive(Clone)]
@@ -134,11 +136,11 @@ impl Witness {
         }
     }
 
-    /// Sends a report to our own listener every two seconds until `stop`, the whole way that an agent's goes.
+    /// Sends a report to our own listener every two seconds until `stop`, the whole way that an agent's goes. `Ok(false)`: there was nothing to prove yet.
     pub async fn loopback<F, Fut>(self, report: F, stop: CancellationToken)
     where
         F: Fn() -> Fut,
-        Fut: Future<Output = Result<(), String>>,
+        Fut: Future<Output = Result<bool, String>>,
     {
         let mut ticks = interval(LOOPBACK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -148,7 +150,8 @@ impl Witness {
                 _ = ticks.tick() => {}
             }
             match timeout(LOOPBACK_DEADLINE, report()).await {
-                Ok(Ok(())) => self.end(Trouble::Loopback),
+                Ok(Ok(true)) => self.end(Trouble::Loopback),
+                Ok(Ok(false)) => ticks.reset_after(LOOPBACK_SOON),
                 Ok(Err(error)) => {
                     tracing::warn!(error, "the report to our own listener failed");
                     self.begin(Trouble::Loopback);

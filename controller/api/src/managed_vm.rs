@@ -169,6 +169,9 @@ pub struct HeartbeatStatus {
     /// Whether a service manager keeps the agent running. One started by hand is shown and never arms the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervised: Option<bool>,
+    /// Seconds after which the agent was told to report again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_seconds: Option<u32>,
     /// Version of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -212,8 +215,8 @@ pub struct UsageStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskUsage {
-    /// Mount point or drive letter.
-    #[schemars(length(max = 255))]
+    /// Mount point or drive letter, cut to length.
+    #[schemars(length(max = 64))]
     pub mount: String,
     /// Bytes in use.
     pub used_bytes: u64,
@@ -287,7 +290,7 @@ pub struct CurrentReset {
     pub task_result: Option<TaskResult>,
     /// Proxmox's own words, cut to length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
+    #[schemars(length(max = 256))]
     pub answer: Option<String>,
 }
 

@@ -9,11 +9,15 @@ use serde_json::{Value, json};
 /// For enums: one plain `enum` of strings. What is written about the variants travels in `title`, which no other schema uses, until [`finish`] adds it
 /// to the description: as a description of its own, the text about the field would replace it, or it that text.
 pub(crate) fn variants(schema: &mut Schema) {
-    let Some(Value::Array(variants)) = schema.remove("oneOf") else { return };
+    let Some(Value::Array(variants)) = schema.remove("oneOf") else {
+        return;
+    };
     let mut names = Vec::new();
     let mut lines = Vec::new();
     for variant in &variants {
-        let Some(name) = variant.get("const").and_then(Value::as_str) else { continue };
+        let Some(name) = variant.get("const").and_then(Value::as_str) else {
+            continue;
+        };
         names.push(json!(name));
         if let Some(about) = variant.get("description").and_then(Value::as_str) {
             lines.push(format!("- {name}: {about}"));
@@ -69,7 +73,9 @@ fn finish_schema(schema: &mut JSONSchemaProps) {
 
 /// The bounds of `metav1.Condition`: in Go they are markers of the type, which its OpenAPI form does not carry.
 fn bound_conditions(conditions: &mut JSONSchemaProps) {
-    let Some(JSONSchemaPropsOrArray::Schema(condition)) = &mut conditions.items else { return };
+    let Some(JSONSchemaPropsOrArray::Schema(condition)) = &mut conditions.items else {
+        return;
+    };
     for (name, field) in condition.properties.iter_mut().flatten() {
         match name.as_str() {
             "type" => field.max_length = Some(316),

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic as tests do")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 
 /// Where the definitions lie: for `kubectl apply`, and for the chart, which cannot read files outside its folder.
 const FOLDERS: [&str; 2] = ["crds", "charts/defib/files/crds"];
@@ -24,7 +26,9 @@ fn generated() -> BTreeMap<String, String> {
 }
 
 fn stored(folder: &Path) -> BTreeMap<String, String> {
-    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return BTreeMap::new();
+    };
     entries
         .map(|entry| entry.unwrap())
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap()))
@@ -46,7 +50,11 @@ fn the_files_are_what_the_types_say() {
             }
         }
         let stored = stored(&folder);
-        let differing: Vec<_> = wanted.keys().chain(stored.keys()).filter(|file| wanted.get(*file) != stored.get(*file)).collect();
+        let differing: BTreeSet<_> = wanted
+            .keys()
+            .chain(stored.keys())
+            .filter(|file| wanted.get(*file) != stored.get(*file))
+            .collect();
         assert!(
             differing.is_empty(),
             "{name}/ differs from the types in {differing:?}. Write it anew: DEFIB_UPDATE=1 cargo test -p defib-api --test crds"
@@ -93,7 +101,10 @@ fn every_field_is_explained() {
         }
         for value in schema.enum_.iter().flatten() {
             let value = value.0.as_str().unwrap_or_else(|| panic!("{path}: {value:?} is not a string"));
-            assert!(text.contains(&format!("- {value}: ")), "{path} does not explain {value}: mark the enum with #[schemars(transform = crate::schema::variants)]");
+            assert!(
+                text.contains(&format!("- {value}: ")),
+                "{path} does not explain {value}: mark the enum with #[schemars(transform = crate::schema::variants)]"
+            );
         }
     });
 }
@@ -125,6 +136,10 @@ fn formats_are_those_that_kubernetes_knows() {
     every_schema(|path, schema| {
         let known = matches!(schema.format.as_deref(), None | Some("int32" | "int64" | "date-time"));
         assert!(known, "{path}: {:?}", schema.format);
-        assert_eq!(schema.type_.as_deref() == Some("integer"), schema.format.as_deref().is_some_and(|f| f.starts_with("int")), "{path}");
+        assert_eq!(
+            schema.type_.as_deref() == Some("integer"),
+            schema.format.as_deref().is_some_and(|f| f.starts_with("int")),
+            "{path}"
+        );
     });
 }

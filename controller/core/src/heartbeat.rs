@@ -83,10 +83,12 @@ pub struct Heartbeat {
     pub wrong_machine: Option<(Mono, Uuid)>,
     /// First and newest request that named this VM with a wrong key, since the last sign of life.
     pub wrong_key: Option<(Mono, Mono)>,
+    /// Seconds after which the agent was told to report again, with its newest accepted report. It cannot report sooner because a policy changed since.
+    pub promised_seconds: Option<u32>,
     /// Since when each threshold is exceeded without a break.
     pub over_since: Vec<(Threshold, Mono)>,
     /// Newest dropped report of the present boot with a lower uptime.
-    rewound: Option<(Mono, f64)>,
+    pub(crate) rewound: Option<(Mono, f64)>,
 }
 
 /// A body that was refused.
@@ -113,6 +115,14 @@ pub struct Expectation {
     pub report_seconds: u32,
     /// The VM is armed, and so counts for the publisher's pace.
     pub armed: bool,
+}
+
+impl Expectation {
+    /// Seconds after which the agent is told to report again. While the decider has said nothing yet, as after a start, that is soon: an agent that were told
+    /// the built-in period then would be silent for too long under a faster policy.
+    pub fn told_seconds(&self) -> u32 {
+        self.report_seconds.max(1)
+    }
 }
 
 /// What became of a report.
@@ -168,6 +178,7 @@ impl Heartbeat {
         }
         self.rewound = None;
         self.last_life = Some(now);
+        self.promised_seconds = Some(expected.told_seconds());
         self.report = Some((now, report));
         Taken::Accepted {
             wake: new_boot || changed || crossed || mended || expected.awaited,

@@ -90,14 +90,14 @@ pub fn next(current: &CurrentReset, me: &str, unchanged: Duration, vital: &Vital
 fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: Now) -> Step {
     let ended = now.mono_of(current.task_end_time.unwrap_or(current.intent_time));
     // A deadline that passed while nobody listened tells nothing: first listen for as long as a living VM may be quiet.
-    let deadline = ended.plus(seconds(current.recovery_deadline_seconds)).max(vital.listening.plus(vital.effective.timeout));
+    let deadline = ended.plus(seconds(current.recovery_deadline_seconds)).max(vital.listening.plus(vital.patience()));
     let stabilization = seconds(current.stabilization_seconds);
     if let Some(proof) = new_boot(current, vital, ended, now) {
         let stable_at = proof.since.plus(stabilization);
         let last_life = vital.heartbeat.last_life.unwrap_or_default();
-        let silent_at = last_life.max(vital.listening).plus(vital.effective.timeout);
+        let silent_at = last_life.max(vital.listening).plus(vital.patience());
         // Each further boot begins the stabilization anew. A VM that boots again and again is never silent, and must not stay in flight for ever.
-        let give_up = deadline.plus(stabilization + vital.effective.timeout);
+        let give_up = deadline.plus(stabilization + vital.patience());
         let stopped_well = proof.state == AgentState::Stopping;
         let end = |outcome, message| {
             Step::Finish(Ending {

@@ -22,6 +22,18 @@ pub struct Vital<'a> {
     pub listening: Mono,
 }
 
+/// So many of the periods that the agent was told must be missed, whatever the time-out says: the same number that a policy is held to.
+const MISSED: u32 = 4;
+
+impl Vital<'_> {
+    /// The longest silence that is borne: the time-out, or longer where the agent was told a longer period before the policy changed.
+    pub fn patience(&self) -> Duration {
+        let published = self.status.and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.report_seconds);
+        let promised = self.heartbeat.promised_seconds.or(published).unwrap_or(0);
+        self.effective.timeout.max(crate::time::seconds(promised.saturating_mul(MISSED)))
+    }
+}
+
 /// How a VM is, judged by its heartbeat alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
@@ -98,12 +110,12 @@ pub fn life(v: &Vital<'_>, now: Now) -> Life {
     let published = published.and_then(|h| h.last_received_time);
     let newest = v.heartbeat.last_life.max(published.map(|t| now.mono_of(t)));
     let last = newest.unwrap_or_default().max(v.since);
-    let timed_out = last.plus(v.effective.timeout);
+    let timed_out = last.plus(v.patience());
     let due = timed_out.max(grace_end(v, now).unwrap_or_default());
     if now.mono < timed_out {
         // What was published is judged by the wall clock: on the monotonic one, nothing is older than the process.
-        let heard = v.heartbeat.last_life.is_some_and(|at| now.mono.since(at) < v.effective.timeout)
-            || published.is_some_and(|t| now.age(t) < v.effective.timeout);
+        let heard = v.heartbeat.last_life.is_some_and(|at| now.mono.since(at) < v.patience())
+            || published.is_some_and(|t| now.age(t) < v.patience());
         Life::Fresh { due, heard }
     } else if now.mono < due {
         Life::Grace { due }
@@ -155,4 +167,58 @@ fn grace_end(v: &Vital<'_>, now: Now) -> Option<Mono> {
     }
     let boot = v.status?.heartbeat.as_ref()?.boot_time?;
     v.effective.startup_grace.checked_sub(now.age(boot)).map(|left| now.mono.plus(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Found, effective};
+    use defib_api::{HeartbeatStatus, ManagedVMSpec, NameRef, ProxmoxVmRef};
+
+    #[test]
+    fn a_faster_policy_does_not_make_an_agent_late_that_was_told_a_slower_period() {
+        let spec = ManagedVMSpec {
+            proxmox: ProxmoxVmRef {
+                cluster_ref: NameRef { name: "pve".into() },
+                vmid: 101,
+            },
+            policy_ref: None,
+            identity: None,
+            agent: None,
+            heartbeat: Some(defib_api::HeartbeatSettings {
+                report_seconds: Some(1),
+                timeout_seconds: Some(8),
+                startup_grace_seconds: None,
+            }),
+            thresholds: vec![],
+            reset_policy: None,
+            pauses: vec![],
+        };
+        let effective = effective(&spec, Found::None);
+        let told = |memory: Option<u32>, published: Option<u32>| {
+            let heartbeat = Heartbeat {
+                promised_seconds: memory,
+                ..Heartbeat::default()
+            };
+            let status = ManagedVMStatus {
+                heartbeat: Some(HeartbeatStatus {
+                    report_seconds: published,
+                    ..HeartbeatStatus::default()
+                }),
+                ..ManagedVMStatus::default()
+            };
+            let vital = Vital {
+                effective: &effective,
+                status: Some(&status),
+                heartbeat: &heartbeat,
+                since: Mono(0),
+                listening: Mono(0),
+            };
+            vital.patience().as_secs()
+        };
+        assert_eq!(told(Some(1), None), 8, "it has been told the new period");
+        assert_eq!(told(Some(30), None), 120, "it was told 30 s before the policy changed");
+        assert_eq!(told(None, Some(30)), 120, "by the process before this one");
+        assert_eq!(told(Some(1), Some(30)), 8, "memory is newer than what was published");
+    }
 }

@@ -145,14 +145,9 @@ impl KeyRing {
     /// [`KeyError::Malformed`] when the text is no key, [`KeyError::WrongSecret`] when it names a VM but no master of the ring made it.
     pub fn verify(&self, text: &str) -> Result<Claim, KeyError> {
         let mut parts = text.split('_');
-        let (Some(AGENT_PREFIX), Some(namespace), Some(name), Some(digits), Some(mac), None) = (
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-            parts.next(),
-        ) else {
+        let (Some(AGENT_PREFIX), Some(namespace), Some(name), Some(digits), Some(mac), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(KeyError::Malformed);
         };
         let mac = from_hex(mac).ok_or(KeyError::Malformed)?;

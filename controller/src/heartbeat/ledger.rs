@@ -131,7 +131,9 @@ impl Ledger {
     /// returns whether that happened.
     pub fn expect(&self, vm: &VmKey, expectation: Expectation) -> bool {
         let mut guard = self.lock();
-        let Inner { entries, queues, armed, .. } = &mut *guard;
+        let Inner {
+            entries, queues, armed, ..
+        } = &mut *guard;
         let Some(entry) = entries.get_mut(vm) else {
             return false;
         };
@@ -162,7 +164,7 @@ impl Ledger {
             self.contact(vm, now);
             return Admission::Retired;
         }
-        let period = f64::from(report_seconds(&entry.expectation));
+        let period = f64::from(entry.expectation.told_seconds());
         let rate = MIN_RATE.max(PER_PERIOD / period);
         match entry.bucket.get_or_insert_with(|| Bucket::new(BURST, now)).take(rate, BURST, now) {
             Ok(()) => Admission::Admitted,
@@ -173,7 +175,9 @@ impl Ledger {
     /// Takes a checked report that came with a key that was admitted. None when the VM is not known.
     pub fn on_report(&self, vm: &VmKey, report: Report, now: Now) -> Option<Taken> {
         let mut guard = self.lock();
-        let Inner { entries, queues, wakes, .. } = &mut *guard;
+        let Inner {
+            entries, queues, wakes, ..
+        } = &mut *guard;
         let entry = entries.get_mut(vm)?;
         let report = Arc::new(report);
         let previous = entry.heartbeat.report.as_ref().map(|(at, _)| *at);
@@ -227,12 +231,21 @@ impl Ledger {
         self.notify(wake, false);
     }
 
+    /// Wakes the decider for a VM, for a reason outside the ledger. Does nothing when the VM is not known.
+    pub fn wake(&self, vm: &VmKey) {
+        let mut guard = self.lock();
+        let Inner { entries, wakes, .. } = &mut *guard;
+        let wake = entries.get_mut(vm).is_some_and(|entry| entry.wake(vm, wakes));
+        drop(guard);
+        self.notify(wake, false);
+    }
+
     /// Seconds after which the VM's agent should report again.
     pub fn report_seconds(&self, vm: &VmKey) -> u32 {
         self.lock()
             .entries
             .get(vm)
-            .map_or(built_in::REPORT_SECONDS, |e| report_seconds(&e.expectation))
+            .map_or(built_in::REPORT_SECONDS, |e| e.expectation.told_seconds())
     }
 
     /// The next VM that the decider should look at. A VM that is woken several times before it is fetched comes once; none is lost. Safe to cancel.
@@ -306,14 +319,6 @@ fn uncount(armed: &mut BTreeMap<u32, usize>, expectation: &Expectation) {
         if *count == 0 {
             armed.remove(&expectation.timeout_seconds);
         }
-    }
-}
-
-/// What the decider said, or the built-in value while it has said nothing.
-fn report_seconds(expectation: &Expectation) -> u32 {
-    match expectation.report_seconds {
-        0 => built_in::REPORT_SECONDS,
-        seconds => seconds,
     }
 }
 

@@ -15,7 +15,7 @@ use defib_core::time::Mono;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Urgent patches a second. A rack that boots is shown within seconds, and the API server still has room for the journal, which has no budget.
@@ -59,6 +59,7 @@ impl<W: StatusWriter> Publisher<W> {
         let mut pace = Pace::new(self.now());
         let mut calls = FuturesUnordered::new();
         let mut metrics = tokio::time::interval(METRICS);
+        metrics.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !token.is_cancelled() {
             let again = loop {
                 match self.next(&mut pace, calls.len()) {
@@ -96,7 +97,12 @@ impl<W: StatusWriter> Publisher<W> {
         let mut again = backlog.due;
         let queues = [
             (Queue::Urgent, backlog.urgent, &mut pace.urgent, URGENT_PER_SECOND),
-            (Queue::Refresh, backlog.refresh, &mut pace.refresh, self.ledger.refreshes_per_second()),
+            (
+                Queue::Refresh,
+                backlog.refresh,
+                &mut pace.refresh,
+                self.ledger.refreshes_per_second(),
+            ),
         ];
         for (queue, waiting, budget, per_second) in queues {
             if waiting == 0 {

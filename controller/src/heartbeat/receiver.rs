@@ -173,7 +173,7 @@ impl Receiver {
         let read = async {
             let _place = self.place(caller.as_ref())?;
             body::check_headers(&head.headers)?;
-            let bytes = body::read(body, self.body_deadline).await?;
+            let bytes = body::read(body, &head.headers, self.body_deadline).await?;
             // The body may have taken seconds.
             self.check_serving()?;
             self.take(&bytes, caller.as_ref())
@@ -191,9 +191,9 @@ impl Receiver {
 
     fn place(&self, caller: Option<&Caller>) -> Result<SemaphorePermit<'_>, Rejected> {
         let places = if caller.is_some() { &self.authenticated } else { &self.anonymous };
-        places.try_acquire().map_err(|_| {
-            Rejected::new(Rejection::Overloaded, "too many requests at the same time").retry_after(COME_BACK)
-        })
+        places
+            .try_acquire()
+            .map_err(|_| Rejected::new(Rejection::Overloaded, "too many requests at the same time").retry_after(COME_BACK))
     }
 
     /// Whose key it is. Uses up one report of the VM's rate.
@@ -297,11 +297,13 @@ impl Receiver {
         let report = match checked {
             Ok(report) => report,
             Err(problem) => {
-                return Err(match ledger.refuse(vm, bounded(&problem.to_string()), item.machine_uuid(), now.mono) {
-                    None => unknown(vm),
-                    Some(true) => wrong_machine(vm),
-                    Some(false) => invalid(Rejection::Invalid, problem),
-                });
+                return Err(
+                    match ledger.refuse(vm, bounded(&problem.to_string()), item.machine_uuid(), now.mono) {
+                        None => unknown(vm),
+                        Some(true) => wrong_machine(vm),
+                        Some(false) => invalid(Rejection::Invalid, problem),
+                    },
+                );
             }
         };
         let accepted = match ledger.on_report(vm, report, now) {
@@ -321,11 +323,7 @@ impl Receiver {
     fn refuse(&self, caller: Option<&Caller>, rejected: Rejected) -> Rejected {
         let unread = matches!(
             rejected.rejection,
-            Rejection::NotJson
-                | Rejection::SlowBody
-                | Rejection::LargeBody
-                | Rejection::TooManyReports
-                | Rejection::MediaType
+            Rejection::NotJson | Rejection::SlowBody | Rejection::LargeBody | Rejection::TooManyReports | Rejection::MediaType
         );
         if let (Some(Caller::Agent(vm)), true) = (caller, unread) {
             let now = self.parts.clock.now().mono;

@@ -228,7 +228,10 @@ fn disk(index: usize, raw: &RawDisk<'_>) -> Result<Disk, Problem> {
     let fields = match raw {
         RawDisk::Disk(fields) => fields,
         RawDisk::Other(other) => {
-            return Err(problem(format!("disks[{index}]"), format!("must be an object, not {}", other.shown())));
+            return Err(problem(
+                format!("disks[{index}]"),
+                format!("must be an object, not {}", other.shown()),
+            ));
         }
     };
     disk_fields(fields).map_err(|p| Problem {
@@ -272,7 +275,10 @@ fn boot_id(slot: &Slot<'_>) -> Result<Arc<str>, Problem> {
     if plain && (1..=MAX_SHORT_TEXT).contains(&id.len()) {
         Ok(id.into())
     } else {
-        Err(problem("bootID", format!("must have 1 to {MAX_SHORT_TEXT} of the characters 0-9, A-Z, a-z and -")))
+        Err(problem(
+            "bootID",
+            format!("must have 1 to {MAX_SHORT_TEXT} of the characters 0-9, A-Z, a-z and -"),
+        ))
     }
 }
 
@@ -302,7 +308,10 @@ fn agent_version(slot: &Slot<'_>) -> Result<Option<Arc<str>>, Problem> {
     if length <= MAX_SHORT_TEXT {
         Ok(Some(clean(version, MAX_SHORT_TEXT)))
     } else {
-        Err(problem("agentVersion", format!("must have at most {MAX_SHORT_TEXT} characters, not {length}")))
+        Err(problem(
+            "agentVersion",
+            format!("must have at most {MAX_SHORT_TEXT} characters, not {length}"),
+        ))
     }
 }
 

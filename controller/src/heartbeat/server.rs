@@ -54,7 +54,7 @@ pub struct ServeOptions {
 }
 
 impl ServeOptions {
-    /// Plain HTTP; 20,000 connections (two for each VM of the largest fleet we test), heads within 5 s, idle for 75 s (over twice the built-in report period,
+    /// Plain HTTP; 20,000 connections (two for each VM of a fleet of 10,000), heads within 5 s, idle for 75 s (over twice the built-in report period,
     /// and more than the 60 s after which common proxies drop a connection themselves), 10 s to drain.
     pub fn new(sink: Arc<dyn ServingSink>) -> Self {
         Self {

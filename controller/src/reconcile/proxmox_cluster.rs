@@ -186,7 +186,7 @@ async fn secret(ctx: &Context, namespace: &str, name: &str) -> Result<Secret, Er
     match call("read a Secret of the ProxmoxCluster", secrets.get(name)).await {
         Err(Error::Gone { .. }) => Err(Error::ClusterSpec(format!("Secret {name:?} does not exist in this namespace"))),
         Err(Error::Kubernetes { source, .. }) if matches!(&*source, kube::Error::Api(s) if s.code == 403) => {
-            Err(Error::ClusterSpec(format!("Defib may not read Secret {name:?}; name it in the chart's values, proxmoxClusters[].secrets")))
+            Err(Error::ClusterSpec(format!("Defib may not read Secret {name:?}; name it in the chart's values, proxmoxClusters[].tokenSecretRef or .tls.caSecretRef")))
         }
         done => done,
     }

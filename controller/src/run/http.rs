@@ -78,7 +78,7 @@ pub async fn start(
     servers.spawn(publisher.run(stop.clone()));
 
     let url = format!("{}://{}{PATH}", if tls.is_some() { "https" } else { "http" }, reachable(address));
-    let loopback = Loopback::new(url, keys.clone())?;
+    let loopback = Loopback::new(url, keys.clone(), serving.clone())?;
     servers.spawn(ctx.witness.clone().loopback(move || loopback.clone().report(), stop.clone()));
     tracing::info!(%address, metrics = %options.metrics_listen, tls = tls.is_some(), "listening");
     Ok(Servers(servers))
@@ -104,10 +104,11 @@ struct Loopback {
     client: reqwest::Client,
     url: String,
     keys: Keys,
+    serving: Serving,
 }
 
 impl Loopback {
-    fn new(url: String, keys: Keys) -> Result<Self, RunError> {
+    fn new(url: String, keys: Keys, serving: Serving) -> Result<Self, RunError> {
         let client = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -116,16 +117,18 @@ impl Loopback {
             .tls_danger_accept_invalid_certs(true)
             .build()
             .map_err(|e| RunError::Setting(format!("cannot make the client of our own report: {e}")))?;
-        Ok(Self { client, url, keys })
+        Ok(Self { client, url, keys, serving })
     }
 
-    async fn report(self) -> Result<(), String> {
+    async fn report(self) -> Result<bool, String> {
+        if !self.serving.is_serving() {
+            // A report would be turned away for want of the lease, which says nothing about the listener.
+            return Ok(false);
+        }
         let key = self.keys.borrow().canary();
         let sent = self.client.post(&self.url).bearer_auth(key).header(header::CONTENT_TYPE, "application/json").body(CANARY_REPORT).send().await;
         match sent {
-            Ok(answer) if answer.status().is_success() => Ok(()),
-            // Not the decider: nothing is wrong with the listener, and the lease says the rest.
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Ok(()),
+            Ok(answer) if answer.status().is_success() => Ok(true),
             Ok(answer) => Err(format!("our own listener answered {}", answer.status())),
             Err(error) => Err(error.without_url().to_string()),
         }

@@ -83,7 +83,7 @@ impl Process {
 
     /// How it ended, if it has; `None` at the deadline. A deadline in the past only looks.
     ///
-    /// It stays a zombie until [`finish`](Self::finish), so that its process group keeps its number.
+    /// It stays a zombie until `finish`, so that its process group keeps its number.
     pub fn wait_until(&mut self, deadline: Instant) -> Result<Option<ExitStatus>, Error> {
         while self.status.is_none() && !self.has_exited()? {
             if Instant::now() >= deadline {

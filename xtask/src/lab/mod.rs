@@ -165,14 +165,20 @@ impl Lab {
         output(command)
     }
 
-    /// The simulator's audit: one JSON object a write request or guest event.
+    /// Write requests that the simulator received, in order, answered or not.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn audit(&self) -> Result<Vec<Value>> {
-        let path = self.simulator_state().join("audit.jsonl");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("in {}", path.display()))).collect()
+    /// When it does not answer.
+    pub fn requests(&self) -> Result<Vec<Value>> {
+        rows(&self.pve(&["--output", "json", "audit"])?)
+    }
+
+    /// What happened to the simulator's guests, in order.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn guest_events(&self) -> Result<Vec<Value>> {
+        rows(&self.pve(&["--output", "json", "events"])?)
     }
 
     /// How many POSTs of a reset the simulator received for a VM.
@@ -180,10 +186,7 @@ impl Lab {
     /// # Errors
     /// When the audit cannot be read.
     pub fn resets_of(&self, vmid: u32) -> Result<usize> {
-        let reset = |row: &&Value| {
-            row["kind"] == "request" && row["vmid"] == vmid && row["path"].as_str().is_some_and(|p| p.ends_with("/status/reset"))
-        };
-        Ok(self.audit()?.iter().filter(reset).count())
+        Ok(self.requests()?.iter().filter(|row| row["action"] == "reset" && row["vmid"] == vmid).count())
     }
 
     /// kubectl as the administrator.
@@ -266,6 +269,10 @@ impl Folder {
             Self::Temporary(folder) => folder.path(),
         }
     }
+}
+
+fn rows(lines: &str) -> Result<Vec<Value>> {
+    lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 /// Reason and message of a condition.

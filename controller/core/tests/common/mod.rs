@@ -178,6 +178,7 @@ impl Scene {
     /// What an earlier process has published, received at that time (seconds, perhaps negative).
     pub fn published(self, received: i64, change: impl FnOnce(&mut HeartbeatStatus)) -> Self {
         let mut heartbeat = HeartbeatStatus {
+            report_seconds: None,
             last_received_time: Some(wall(received)),
             boot_id: Some("boot-a".into()),
             boot_time: Some(wall(received - 3_600)),

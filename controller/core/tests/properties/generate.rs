@@ -188,6 +188,7 @@ fn published() -> impl Strategy<Value = HeartbeatStatus> {
             boot_time,
             machine_uuid,
             state,
+            report_seconds: None,
             supervised,
             agent_version: None,
         })

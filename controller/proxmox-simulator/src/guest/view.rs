@@ -90,6 +90,12 @@ impl GuestView {
         fs::create_dir_all(&dmi)?;
         replace(&proc_root.join("sys/kernel/random/boot_id"), &format!("{boot_id}\n"))?;
         replace(&proc_root.join("sys/kernel/hostname"), &format!("{hostname}\n"))?;
+        // One disk, mounted as `/`. How full it is, a statfs of the real `/` tells.
+        fs::create_dir_all(proc_root.join("self"))?;
+        replace(
+            &proc_root.join("self/mountinfo"),
+            "22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n",
+        )?;
         replace(&dmi.join("sys_vendor"), "QEMU\n")?;
         replace(&dmi.join("product_name"), "Standard PC (Q35 + ICH9, 2009)\n")?;
         let uuid_file = dmi.join("product_uuid");

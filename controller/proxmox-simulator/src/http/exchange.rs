@@ -36,6 +36,20 @@ pub(crate) struct Exchange {
     arrived_at: Timestamp,
 }
 
+/// Enters a request that was never answered into the audit's file when it is given up.
+struct Unanswered {
+    cluster: Arc<Cluster>,
+    sequence: Option<u64>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(sequence) = self.sequence.take() {
+            self.cluster.audit().answered(sequence, None);
+        }
+    }
+}
+
 impl Exchange {
     pub(crate) fn new(cluster: Arc<Cluster>, entry: Arc<str>, connection: ConnectionFacts, parts: Parts, body: Incoming) -> Self {
         let path = percent_decode(parts.uri.path());
@@ -58,6 +72,11 @@ impl Exchange {
         let method = self.parts.method.as_str();
         let fault = cluster.faults().take(method, &self.path, &self.entry);
         let audited = (method != "GET").then(|| self.audit_arrival(fault.as_ref()));
+        // A client that leaves before its answer drops this future: the request arrived all the same.
+        let mut unanswered = Unanswered {
+            cluster: Arc::clone(&cluster),
+            sequence: audited,
+        };
         let error = |status, reason: &str| Some(Answer::error(&ApiError::empty(status, reason), dialect));
         let answer = match fault {
             None => Some(self.answer(audited).await),
@@ -81,7 +100,7 @@ impl Exchange {
                 Some(answer)
             }
         };
-        if let Some(sequence) = audited {
+        if let Some(sequence) = unanswered.sequence.take() {
             let facts = answer.as_ref().map(|answer| (answer.status(), answer.reason().to_owned()));
             cluster.audit().answered(sequence, facts);
         }

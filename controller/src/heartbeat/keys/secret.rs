@@ -58,7 +58,9 @@ pub enum KeysError {
         field: &'static str,
     },
     /// The Secret was deleted while Defib runs.
-    #[error("the Secret {namespace}/{SECRET_NAME} is gone; the keys in memory stay valid until Defib restarts, then all agents need new keys")]
+    #[error(
+        "the Secret {namespace}/{SECRET_NAME} is gone; the keys in memory stay valid until Defib restarts, then all agents need new keys"
+    )]
     Gone {
         /// Defib's namespace.
         namespace: String,
@@ -81,7 +83,10 @@ pub async fn load(client: &Client, namespace: &str) -> Result<KeyRing, KeysError
     let fresh = new_secret(namespace)?;
     let created = timeout(CALL, api.create(&PostParams::default(), &fresh))
         .await
-        .map_err(|_| KeysError::TimedOut { doing, namespace: namespace.into() })?;
+        .map_err(|_| KeysError::TimedOut {
+            doing,
+            namespace: namespace.into(),
+        })?;
     match created {
         Ok(secret) => {
             tracing::info!(namespace, secret = SECRET_NAME, "made the master of the agents' keys");
@@ -89,7 +94,9 @@ pub async fn load(client: &Client, namespace: &str) -> Result<KeyRing, KeysError
         }
         Err(kube::Error::Api(status)) if status.is_already_exists() => match read(&api, namespace).await? {
             Some(secret) => ring_of(&secret, namespace),
-            None => Err(KeysError::Gone { namespace: namespace.into() }),
+            None => Err(KeysError::Gone {
+                namespace: namespace.into(),
+            }),
         },
         Err(source) => Err(api_error(doing, namespace, source)),
     }
@@ -112,7 +119,9 @@ pub async fn refresh(client: Client, namespace: String, keys: watch::Sender<Arc<
         };
         match read.and_then(|secret| match secret {
             Some(secret) => ring_of(&secret, &namespace),
-            None => Err(KeysError::Gone { namespace: namespace.clone() }),
+            None => Err(KeysError::Gone {
+                namespace: namespace.clone(),
+            }),
         }) {
             Ok(ring) => {
                 let changed = keys.send_if_modified(|held| {
@@ -135,7 +144,10 @@ async fn read(api: &Api<Secret>, namespace: &str) -> Result<Option<Secret>, Keys
     let doing = "read";
     match timeout(CALL, api.get_opt(SECRET_NAME)).await {
         Ok(answer) => answer.map_err(|source| api_error(doing, namespace, source)),
-        Err(_) => Err(KeysError::TimedOut { doing, namespace: namespace.into() }),
+        Err(_) => Err(KeysError::TimedOut {
+            doing,
+            namespace: namespace.into(),
+        }),
     }
 }
 
@@ -166,7 +178,10 @@ fn new_secret(namespace: &str) -> Result<Secret, KeysError> {
 fn ring_of(secret: &Secret, namespace: &str) -> Result<KeyRing, KeysError> {
     let entry = |field: &'static str| {
         let bytes = secret.data.as_ref().and_then(|data| data.get(field));
-        let unusable = || KeysError::Unusable { namespace: namespace.into(), field };
+        let unusable = || KeysError::Unusable {
+            namespace: namespace.into(),
+            field,
+        };
         bytes.map(|bytes| Master::from_bytes(&bytes.0).ok_or_else(unusable)).transpose()
     };
     let current = entry(CURRENT)?.ok_or_else(|| KeysError::Unusable {

@@ -92,7 +92,12 @@ fn the_canary_and_the_agents_cannot_stand_in_for_each_other() {
     let agent = ring().derive("default", "db", 1);
     assert!(ring().verify_canary(&ring().canary()));
     let mac = agent.rsplit('_').next().unwrap();
-    for text in [agent.clone(), format!("defib-canary_{mac}"), "defib-canary".into(), "defib-canary_".into()] {
+    for text in [
+        agent.clone(),
+        format!("defib-canary_{mac}"),
+        "defib-canary".into(),
+        "defib-canary_".into(),
+    ] {
         assert!(!ring().verify_canary(&text));
     }
 }

@@ -162,15 +162,19 @@ impl Publication {
 
     /// Whether somebody waits for it. Compared with what is published, so that a beat after a restart of the controller is a mere beat.
     fn is_news(&self, report: &Report) -> bool {
-        self.published.as_ref().is_none_or(|known| {
-            known.boot_id.as_deref() != Some(&*report.boot_id) || known.state != Some(report.state)
-        })
+        self.published
+            .as_ref()
+            .is_none_or(|known| known.boot_id.as_deref() != Some(&*report.boot_id) || known.state != Some(report.state))
     }
 
     /// When the guest booted. The difference of two clocks flickers by what the network took; a stored time that is near enough is kept.
     fn boot_time(&self, report: &Report, received: Timestamp) -> Option<Timestamp> {
         let computed = status::boot_time(report, received);
-        let newest = self.newest.as_ref().filter(|n| n.report.boot_id == report.boot_id).and_then(|n| n.boot_time);
+        let newest = self
+            .newest
+            .as_ref()
+            .filter(|n| n.report.boot_id == report.boot_id)
+            .and_then(|n| n.boot_time);
         let published = || {
             let same = self.published.as_ref().filter(|p| p.boot_id.as_deref() == Some(&*report.boot_id));
             same.and_then(|p| p.boot_time)
@@ -195,12 +199,13 @@ impl Publication {
         }
     }
 
-    /// Stands where its newest report belongs.
+    /// Stands where its newest report belongs. Whose last call failed goes to the end of the line: if its call fails again, or hangs, others were first.
     fn queue(&mut self, vm: &VmKey, now: Mono, queues: &mut Queues) {
+        let failed = self.failures > 0;
         let place = match &self.newest {
             None => Place::Clean,
-            Some(newest) if self.is_news(&newest.report) => Place::Urgent(self.dirty_since.unwrap_or(now)),
-            Some(_) => Place::Refresh(self.published_at),
+            Some(newest) if self.is_news(&newest.report) => Place::Urgent(if failed { now } else { self.dirty_since.unwrap_or(now) }),
+            Some(_) => Place::Refresh(if failed { now } else { self.published_at }),
         };
         self.stand(place, vm, queues);
     }
@@ -261,7 +266,7 @@ impl Ledger {
             };
             return Some(Patch {
                 report: newest.report.clone(),
-                heartbeat: status::heartbeat(&newest.report, newest.received, newest.boot_time),
+                heartbeat: status::heartbeat(&newest.report, newest.received, newest.boot_time, entry.expectation.told_seconds()),
                 uid: entry.uid.clone(),
                 version: newest.version,
                 dirty_since: publication.dirty_since.take().unwrap_or(at),

@@ -64,7 +64,12 @@ async fn only_the_present_and_the_previous_generation_of_a_key_open_a_vm() {
     let ledger = Ledger::default();
     let db = vm("db");
     assert_eq!(ledger.admit(&db, 1, Mono(0)), Admission::Unknown);
-    for (present, valid) in [(1, vec![1]), (2, vec![1, 2]), (7, vec![6, 7]), (u32::MAX, vec![u32::MAX - 1, u32::MAX])] {
+    for (present, valid) in [
+        (1, vec![1]),
+        (2, vec![1, 2]),
+        (7, vec![6, 7]),
+        (u32::MAX, vec![u32::MAX - 1, u32::MAX]),
+    ] {
         ledger.known(&db, facts("u", present));
         for generation in [0, 1, 2, 3, 5, 6, 7, 8, u32::MAX - 1, u32::MAX] {
             let admitted = ledger.admit(&db, generation, Mono(0)) == Admission::Admitted;
@@ -82,10 +87,18 @@ fn a_vm_may_send_a_burst_and_then_its_rate() {
     let (slow, fast) = (vm("slow"), vm("fast"));
     for (vm, report_seconds) in [(&slow, 30), (&fast, 1)] {
         ledger.known(vm, facts("u", 1));
-        ledger.expect(vm, Expectation { report_seconds, ..expecting(7) });
+        ledger.expect(
+            vm,
+            Expectation {
+                report_seconds,
+                ..expecting(7)
+            },
+        );
     }
     let admitted = |vm: &VmKey, second: u64, tries: usize| {
-        (0..tries).filter(|_| ledger.admit(vm, 1, Mono(second * 1000)) == Admission::Admitted).count()
+        (0..tries)
+            .filter(|_| ledger.admit(vm, 1, Mono(second * 1000)) == Admission::Admitted)
+            .count()
     };
     assert_eq!((admitted(&slow, 0, 50), admitted(&fast, 0, 50)), (20, 20));
     assert_eq!((admitted(&slow, 3, 50), admitted(&fast, 3, 50)), (3, 12));
@@ -115,7 +128,14 @@ fn the_newest_receive_time_never_goes_back_with_the_wall_clock() {
     let db = vm("db");
     ledger.known(&db, facts("u", 1));
     let sub_millis = Timestamp::from_nanosecond(1_800_000_100_123_456_789).unwrap();
-    ledger.on_report(&db, report("a", 1.0), Now { mono: Mono(1), wall: sub_millis });
+    ledger.on_report(
+        &db,
+        report("a", 1.0),
+        Now {
+            mono: Mono(1),
+            wall: sub_millis,
+        },
+    );
     let stored = ledger.newest_received(&db).unwrap();
     assert_eq!(stored.as_nanosecond(), 1_800_000_100_123_000_000);
     ledger.on_report(&db, report("a", 2.0), Now { mono: Mono(1000), ..at(1) });
@@ -127,14 +147,18 @@ async fn a_bad_body_of_a_clone_is_no_life_of_the_original() {
     let ledger = Ledger::default();
     let db = vm("db");
     ledger.known(&db, facts("u", 1));
-    ledger.expect(&db, expecting(7));
-    assert_eq!(ledger.refuse(&db, "cpuPercent".into(), Some(Uuid::from_u128(8)), Mono(5)), Some(true));
+    let own = Uuid::from_u128(0x00112233_4455_6677_8899_aabbccddeeff);
+    ledger.expect(&db, expecting(own.as_u128()));
+    assert_eq!(
+        ledger.refuse(&db, "cpuPercent".into(), Some(Uuid::from_u128(8)), Mono(5)),
+        Some(true)
+    );
     let seen = ledger.view(&db);
     assert_eq!((seen.last_life, seen.wrong_machine), (None, Some((Mono(5), Uuid::from_u128(8)))));
     assert_eq!(woken(&ledger).await.len(), 1);
     // Its own bad body, in the other byte order, and one that says nothing are life.
-    let own = Uuid::from_bytes(Uuid::from_u128(7).to_bytes_le());
-    for (machine, now) in [(Some(own), 10), (None, 20)] {
+    let swapped = Uuid::from_bytes(own.to_bytes_le());
+    for (machine, now) in [(Some(own), 10), (Some(swapped), 15), (None, 20)] {
         assert_eq!(ledger.refuse(&db, "cpuPercent".into(), machine, Mono(now)), Some(false));
         assert_eq!(ledger.view(&db).last_life, Some(Mono(now)));
     }
@@ -150,7 +174,13 @@ async fn what_the_decider_expects_decides_what_wakes_it() {
     assert_eq!(woken(&ledger).await.len(), 1, "first report");
     ledger.on_report(&db, report("a", 31.0), at(31));
     assert!(woken(&ledger).await.is_empty(), "mere beat");
-    ledger.expect(&db, Expectation { awaited: true, ..expecting(7) });
+    ledger.expect(
+        &db,
+        Expectation {
+            awaited: true,
+            ..expecting(7)
+        },
+    );
     ledger.on_report(&db, report("a", 61.0), at(61));
     assert_eq!(woken(&ledger).await.len(), 1, "awaited");
     ledger.contact(&vm("unknown"), Mono(1));
@@ -179,7 +209,10 @@ fn what_is_given_up_during_its_call_does_not_hide_what_comes_after() {
     ledger.on_report(&db, report("clone", 1.0), at(1));
     let patch = ledger.next_patch(Queue::Urgent).unwrap();
     ledger.expect(&db, expecting(8));
-    let own = Report { machine_uuid: Some(Uuid::from_u128(8)), ..report("own", 1.0) };
+    let own = Report {
+        machine_uuid: Some(Uuid::from_u128(8)),
+        ..report("own", 1.0)
+    };
     ledger.on_report(&db, own, at(2));
     ledger.published(&patch, Outcome::Published, Mono(2_500));
     let next = ledger.next_patch(Queue::Urgent).unwrap();
@@ -194,12 +227,19 @@ fn a_vm_is_in_one_call_at_a_time_and_a_forgotten_one_in_none() {
     ledger.on_report(&db, report("a", 1.0), at(1));
     let patch = ledger.next_patch(Queue::Urgent).unwrap();
     ledger.on_report(&db, report("b", 1.0), at(2));
-    assert!(ledger.next_patch(Queue::Urgent).is_none(), "an older call could land after a newer one");
+    assert!(
+        ledger.next_patch(Queue::Urgent).is_none(),
+        "an older call could land after a newer one"
+    );
     ledger.known(&db, facts("another", 1));
     ledger.on_report(&db, report("c", 1.0), at(3));
     ledger.published(&patch, Outcome::Published, Mono(4_000));
     let backlog = ledger.backlog(Mono(4_000));
-    assert_eq!((backlog.urgent, backlog.in_call), (1, 0), "the end of a call for a deleted VM says nothing of its successor");
+    assert_eq!(
+        (backlog.urgent, backlog.in_call),
+        (1, 0),
+        "the end of a call for a deleted VM says nothing of its successor"
+    );
     ledger.forget(&db);
     assert_eq!(ledger.backlog(Mono(4_000)), Default::default());
 }
@@ -211,10 +251,24 @@ fn the_pace_follows_the_armed_vms_and_their_shortest_timeout() {
     for i in 0..1500 {
         let vm = vm(&i.to_string());
         ledger.known(&vm, facts("u", 1));
-        ledger.expect(&vm, Expectation { armed: i != 0, timeout_seconds: 60, ..expecting(7) });
+        ledger.expect(
+            &vm,
+            Expectation {
+                armed: i != 0,
+                timeout_seconds: 60,
+                ..expecting(7)
+            },
+        );
     }
     assert_eq!(ledger.refreshes_per_second(), 1499.0 / 30.0);
-    ledger.expect(&vm("1"), Expectation { armed: true, timeout_seconds: 20, ..expecting(7) });
+    ledger.expect(
+        &vm("1"),
+        Expectation {
+            armed: true,
+            timeout_seconds: 20,
+            ..expecting(7)
+        },
+    );
     assert_eq!(ledger.refreshes_per_second(), 1499.0 / 10.0);
     ledger.forget(&vm("1"));
     assert_eq!(ledger.refreshes_per_second(), 1498.0 / 30.0);
@@ -277,7 +331,9 @@ async fn no_wake_is_lost_while_many_report_and_two_listen() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(20), all_seen).await.expect("a VM reported a new boot and nobody was told");
+    timeout(Duration::from_secs(20), all_seen)
+        .await
+        .expect("a VM reported a new boot and nobody was told");
     stop.store(true, Ordering::SeqCst);
     for listener in listeners {
         listener.await.unwrap();

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Disks that are published. A ManagedVM must stay below 8 KiB with all of its status.
 const MAX_DISKS: usize = 16;
+/// Characters of a mount point that are published; schema and size of the object rest on it.
+const MOUNT: usize = 64;
 /// A boot time within this of the stored one is the same. A report takes up to a second on its way, and agents round their uptime.
 const SAME_BOOT_TIME: Duration = Duration::from_secs(2);
 
@@ -17,6 +19,7 @@ pub(in crate::heartbeat) fn heartbeat(
     report: &Report,
     received: Timestamp,
     boot_time: Option<Timestamp>,
+    told_seconds: u32,
 ) -> HeartbeatStatus {
     HeartbeatStatus {
         last_received_time: Some(received),
@@ -25,6 +28,7 @@ pub(in crate::heartbeat) fn heartbeat(
         machine_uuid: report.machine_uuid.map(|uuid| uuid.to_string()),
         state: Some(report.state),
         supervised: Some(report.supervised),
+        report_seconds: Some(told_seconds),
         agent_version: report.agent_version.as_deref().map(str::to_owned),
     }
 }
@@ -51,6 +55,7 @@ pub(in crate::heartbeat) fn merge_patch(heartbeat: &HeartbeatStatus, usage: &Usa
             "machineUUID": heartbeat.machine_uuid,
             "state": heartbeat.state,
             "supervised": heartbeat.supervised,
+            "reportSeconds": heartbeat.report_seconds,
             "agentVersion": heartbeat.agent_version,
         },
         "usage": {
@@ -70,19 +75,18 @@ pub(in crate::heartbeat) fn boot_time(report: &Report, received: Timestamp) -> O
 }
 
 /// The stored boot time where the computed one is near enough, else the computed one.
-pub(in crate::heartbeat) fn steady_boot_time(
-    stored: Option<Timestamp>,
-    computed: Option<Timestamp>,
-) -> Option<Timestamp> {
-    let near = |stored: &Timestamp| {
-        computed.is_some_and(|computed| stored.duration_since(computed).unsigned_abs() < SAME_BOOT_TIME)
-    };
+pub(in crate::heartbeat) fn steady_boot_time(stored: Option<Timestamp>, computed: Option<Timestamp>) -> Option<Timestamp> {
+    let near = |stored: &Timestamp| computed.is_some_and(|computed| stored.duration_since(computed).unsigned_abs() < SAME_BOOT_TIME);
     stored.filter(near).or(computed)
 }
 
 fn fullest(disks: &[Disk]) -> Vec<DiskUsage> {
     let share = |d: &Disk| {
-        if d.total_bytes == 0 { 0.0 } else { d.used_bytes as f64 / d.total_bytes as f64 }
+        if d.total_bytes == 0 {
+            0.0
+        } else {
+            d.used_bytes as f64 / d.total_bytes as f64
+        }
     };
     let mut sorted: Vec<&Disk> = disks.iter().collect();
     // By name where they are equally full, so that the list does not change its order for nothing.
@@ -91,7 +95,7 @@ fn fullest(disks: &[Disk]) -> Vec<DiskUsage> {
         .into_iter()
         .take(MAX_DISKS)
         .map(|d| DiskUsage {
-            mount: d.mount.to_string(),
+            mount: d.mount.chars().take(MOUNT).collect(),
             used_bytes: d.used_bytes,
             total_bytes: d.total_bytes,
         })

@@ -63,8 +63,7 @@ impl KubeStatusWriter {
 impl StatusWriter for KubeStatusWriter {
     async fn write(&self, vm: &VmKey, patch: &StatusPatch) -> Result<(), WriteError> {
         /// The answer is thrown away, so only its metadata is asked for: no spec and no journal travels, and a malformed object is no error.
-        const METADATA_ONLY: HeaderValue =
-            HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+        const METADATA_ONLY: HeaderValue = HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
         let body = status::merge_patch(&patch.heartbeat, &patch.usage);
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),

@@ -2,14 +2,16 @@
 
 use super::rejection::{Rejected, Rejection};
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// Largest body: [`crate::heartbeat::report::MAX_ITEMS`] reports of ordinary size.
 pub const MAX_BODY: usize = 1 << 20;
+/// What is read of a body that is too large, so that its sender reads why it was refused. Who sends more than this does not listen.
+const MAX_DISCARDED: usize = 8 << 20;
 
 /// Whether the headers speak of plain JSON. That the client accepts JSON is taken for granted.
 pub(super) fn check_headers(headers: &HeaderMap) -> Result<(), Rejected> {
@@ -22,15 +24,7 @@ pub(super) fn check_headers(headers: &HeaderMap) -> Result<(), Rejected> {
     }
     let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
-        return Err(Rejected::new(
-            Rejection::MediaType,
-            "send the body without Content-Encoding",
-        ));
-    }
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length: Option<u64> = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-    if length.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(too_large());
+        return Err(Rejected::new(Rejection::MediaType, "send the body without Content-Encoding"));
     }
     Ok(())
 }
@@ -51,21 +45,57 @@ fn is_json(value: &HeaderValue) -> bool {
 }
 
 /// Reads at most [`MAX_BODY`] bytes within `deadline`.
-pub(super) async fn read(body: Body, deadline: Duration) -> Result<Bytes, Rejected> {
-    match timeout(deadline, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Rejected::new(Rejection::NotJson, "the body broke off")),
-        Err(_) => Err(Rejected::new(
+pub(super) async fn read(mut body: Body, headers: &HeaderMap, deadline: Duration) -> Result<Bytes, Rejected> {
+    let read = async {
+        let announced: Option<u64> = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse().ok());
+        if announced.is_none_or(|length| length <= MAX_BODY as u64)
+            && let Some(bytes) = collect(&mut body).await?
+        {
+            return Ok(bytes);
+        }
+        // Who asked first whether to send it at all is best answered without reading it.
+        if !headers.contains_key(header::EXPECT) {
+            discard(&mut body).await;
+        }
+        Err(Rejected::new(
+            Rejection::LargeBody,
+            format!("the body must have at most {MAX_BODY} bytes; send fewer reports at a time"),
+        ))
+    };
+    timeout(deadline, read).await.unwrap_or_else(|_| {
+        Err(Rejected::new(
             Rejection::SlowBody,
             format!("the body must arrive within {} s", deadline.as_secs_f64()),
-        )),
-    }
+        ))
+    })
 }
 
-fn too_large() -> Rejected {
-    Rejected::new(
-        Rejection::LargeBody,
-        format!("the body must have at most {MAX_BODY} bytes; send fewer reports at a time"),
-    )
+/// The whole body; none when it is too large.
+async fn collect(body: &mut Body) -> Result<Option<Bytes>, Rejected> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Rejected::new(Rejection::NotJson, "the body broke off"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > MAX_BODY {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Some(bytes.freeze()))
+}
+
+/// Reads on, to nowhere: a connection that is closed with unread data is reset, and the client would see that instead of the answer.
+async fn discard(body: &mut Body) {
+    let mut left = MAX_DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        if left == 0 {
+            return;
+        }
+    }
 }

@@ -162,3 +162,33 @@ impl IntoResponse for Rejected {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Rejection;
+
+    /// Reasons are labels of metrics and types of problems: clients and alerts know them by name.
+    #[test]
+    fn reasons_are_a_contract() {
+        let contract = [
+            (Rejection::NotJson, "not-json", 400),
+            (Rejection::NoKey, "no-key", 401),
+            (Rejection::WrongKey, "wrong-key", 401),
+            (Rejection::WrongMachine, "wrong-machine", 403),
+            (Rejection::UnknownVm, "unknown-vm", 404),
+            (Rejection::Method, "method", 405),
+            (Rejection::SlowBody, "slow-body", 408),
+            (Rejection::LargeBody, "large-body", 413),
+            (Rejection::TooManyReports, "too-many-reports", 413),
+            (Rejection::MediaType, "media-type", 415),
+            (Rejection::Invalid, "invalid", 422),
+            (Rejection::TooOften, "too-often", 429),
+            (Rejection::NotServing, "not-serving", 503),
+            (Rejection::Overloaded, "overloaded", 503),
+        ];
+        assert_eq!(contract.len(), Rejection::REASONS.len());
+        for (rejection, reason, status) in contract {
+            assert_eq!((rejection.reason(), rejection.status().as_u16()), (reason, status));
+        }
+    }
+}

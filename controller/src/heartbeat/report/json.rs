@@ -162,12 +162,10 @@ value!(
     |seq| skip_seq(seq).map(RawItem::Other)
 );
 value!(RawDisks, RawDisks::Other, |map| skip_map(map).map(RawDisks::Other), read_disks);
-value!(
-    RawDisk,
-    RawDisk::Other,
-    |map| read_disk(map).map(RawDisk::Disk),
-    |seq| skip_seq(seq).map(RawDisk::Other)
-);
+value!(RawDisk, RawDisk::Other, |map| read_disk(map).map(RawDisk::Disk), |seq| skip_seq(
+    seq
+)
+.map(RawDisk::Other));
 
 /// Name of a field, borrowed where it has no escapes.
 struct Name<'a>(Cow<'a, str>);

@@ -54,8 +54,16 @@ fn every_field_arrives() {
         memory_used_bytes: 3_000_000_000,
         memory_total_bytes: 8_000_000_000,
         disks: vec![
-            Disk { mount: "/".into(), used_bytes: 5, total_bytes: 10 },
-            Disk { mount: "C:".into(), used_bytes: 0, total_bytes: 0 },
+            Disk {
+                mount: "/".into(),
+                used_bytes: 5,
+                total_bytes: 10,
+            },
+            Disk {
+                mount: "C:".into(),
+                used_bytes: 0,
+                total_bytes: 0,
+            },
         ],
         uptime_seconds: 3600.25,
         boot_id: "9f3c1f0e-5a0f-4d44-9d0e-0c8c2cf1a111".into(),
@@ -67,7 +75,11 @@ fn every_field_arrives() {
     assert_eq!(check(&good()).unwrap(), expected);
     let marked = format!("\u{feff}{}", good());
     assert_eq!(check_text(&marked).unwrap(), expected, "with a byte order mark");
-    assert_eq!(check(&with("newField", json!({"deep": [1, {"er": null}]}))).unwrap(), expected, "of a newer agent");
+    assert_eq!(
+        check(&with("newField", json!({"deep": [1, {"er": null}]}))).unwrap(),
+        expected,
+        "of a newer agent"
+    );
     let escaped = good().to_string().replace("cpuPercent", "cpu\\u0050ercent");
     assert_eq!(check_text(&escaped).unwrap(), expected, "with an escape in a name");
 }
@@ -80,41 +92,107 @@ fn each_wrong_field_is_named_with_what_it_should_be() {
         report
     };
     let cases = [
-        (with("cpuPercent", json!(-0.1)), "cpuPercent: must be a number from 0 to 100, not -0.1"),
-        (with("cpuPercent", json!(100.5)), "cpuPercent: must be a number from 0 to 100, not 100.5"),
-        (with("cpuPercent", json!("12")), "cpuPercent: must be a number from 0 to 100, not a text"),
-        (with("cpuPercent", json!(1e300)), "cpuPercent: must be a number from 0 to 100, not 1e300"),
-        (with("cpuPercent", json!(true)), "cpuPercent: must be a number from 0 to 100, not true"),
-        (with("memoryUsedBytes", json!(-5)), "memoryUsedBytes: must be an integer >= 0, not -5"),
-        (with("memoryUsedBytes", json!(5.5)), "memoryUsedBytes: must be an integer >= 0, not 5.5"),
-        (with("memoryUsedBytes", json!(8_000_000_001_u64)), "memoryUsedBytes: must be at most memoryTotalBytes (8000000000), not 8000000001"),
+        (
+            with("cpuPercent", json!(-0.1)),
+            "cpuPercent: must be a number from 0 to 100, not -0.1",
+        ),
+        (
+            with("cpuPercent", json!(100.5)),
+            "cpuPercent: must be a number from 0 to 100, not 100.5",
+        ),
+        (
+            with("cpuPercent", json!("12")),
+            "cpuPercent: must be a number from 0 to 100, not a text",
+        ),
+        (
+            with("cpuPercent", json!(1e300)),
+            "cpuPercent: must be a number from 0 to 100, not 1e300",
+        ),
+        (
+            with("cpuPercent", json!(true)),
+            "cpuPercent: must be a number from 0 to 100, not true",
+        ),
+        (
+            with("memoryUsedBytes", json!(-5)),
+            "memoryUsedBytes: must be an integer >= 0, not -5",
+        ),
+        (
+            with("memoryUsedBytes", json!(5.5)),
+            "memoryUsedBytes: must be an integer >= 0, not 5.5",
+        ),
+        (
+            with("memoryUsedBytes", json!(8_000_000_001_u64)),
+            "memoryUsedBytes: must be at most memoryTotalBytes (8000000000), not 8000000001",
+        ),
         (with("memoryTotalBytes", json!(0)), "memoryTotalBytes: must be over 0"),
-        (with("memoryTotalBytes", json!([1])), "memoryTotalBytes: must be an integer >= 0, not a list"),
-        (with("memoryTotalBytes", json!(u64::MAX)), "memoryTotalBytes: must be at most 1152921504606846976, not 18446744073709551615"),
-        (with("memoryTotalBytes", json!(1e19)), "memoryTotalBytes: must be an integer >= 0, not 10000000000000000000"),
+        (
+            with("memoryTotalBytes", json!([1])),
+            "memoryTotalBytes: must be an integer >= 0, not a list",
+        ),
+        (
+            with("memoryTotalBytes", json!(u64::MAX)),
+            "memoryTotalBytes: must be at most 1152921504606846976, not 18446744073709551615",
+        ),
+        (
+            with("memoryTotalBytes", json!(1e19)),
+            "memoryTotalBytes: must be an integer >= 0, not 10000000000000000000",
+        ),
         (with("disks", json!({"mount": "/"})), "disks: must be a list, not an object"),
-        (with("disks", json!(vec![good()["disks"][0].clone(); 65])), "disks: must have at most 64 items, not 65"),
+        (
+            with("disks", json!(vec![good()["disks"][0].clone(); 65])),
+            "disks: must have at most 64 items, not 65",
+        ),
         (with("disks", json!([7])), "disks[0]: must be an object, not 7"),
         (with("disks", json!([[]])), "disks[0]: must be an object, not a list"),
         (disk("usedBytes", json!(-5)), "disks[2].usedBytes: must be an integer >= 0, not -5"),
-        (disk("usedBytes", json!(11)), "disks[2].usedBytes: must be at most totalBytes (10), not 11"),
+        (
+            disk("usedBytes", json!(11)),
+            "disks[2].usedBytes: must be at most totalBytes (10), not 11",
+        ),
         (disk("totalBytes", Value::Null), "disks[2].totalBytes: is missing"),
         (disk("mount", json!("")), "disks[2].mount: must have 1 to 255 characters, not 0"),
-        (disk("mount", json!("ü".repeat(256))), "disks[2].mount: must have 1 to 255 characters, not 256"),
+        (
+            disk("mount", json!("ü".repeat(256))),
+            "disks[2].mount: must have 1 to 255 characters, not 256",
+        ),
         (disk("mount", json!(1)), "disks[2].mount: must be a text, not 1"),
-        (with("uptimeSeconds", json!(-1)), "uptimeSeconds: must be a number from 0 to 3153600000, not -1"),
-        (with("uptimeSeconds", json!(3_153_600_001_u64)), "uptimeSeconds: must be a number from 0 to 3153600000, not 3153600001"),
-        (with("bootID", json!("")), "bootID: must have 1 to 64 of the characters 0-9, A-Z, a-z and -"),
-        (with("bootID", json!("a".repeat(65))), "bootID: must have 1 to 64 of the characters 0-9, A-Z, a-z and -"),
-        (with("bootID", json!("a\nb")), "bootID: must have 1 to 64 of the characters 0-9, A-Z, a-z and -"),
+        (
+            with("uptimeSeconds", json!(-1)),
+            "uptimeSeconds: must be a number from 0 to 3153600000, not -1",
+        ),
+        (
+            with("uptimeSeconds", json!(3_153_600_001_u64)),
+            "uptimeSeconds: must be a number from 0 to 3153600000, not 3153600001",
+        ),
+        (
+            with("bootID", json!("")),
+            "bootID: must have 1 to 64 of the characters 0-9, A-Z, a-z and -",
+        ),
+        (
+            with("bootID", json!("a".repeat(65))),
+            "bootID: must have 1 to 64 of the characters 0-9, A-Z, a-z and -",
+        ),
+        (
+            with("bootID", json!("a\nb")),
+            "bootID: must have 1 to 64 of the characters 0-9, A-Z, a-z and -",
+        ),
         (with("bootID", json!(7)), "bootID: must be a text, not 7"),
         (with("state", json!("running")), "state: must be Running or Stopping"),
         (with("state", json!(1)), "state: must be Running or Stopping, not 1"),
         (with("supervised", json!("true")), "supervised: must be true or false, not a text"),
-        (with("machineUUID", json!("db-1")), "machineUUID: must be a UUID such as 0d0d0d0d-1111-2222-3333-444455556666"),
-        (with("machineUUID", json!("")), "machineUUID: must be a UUID such as 0d0d0d0d-1111-2222-3333-444455556666"),
+        (
+            with("machineUUID", json!("db-1")),
+            "machineUUID: must be a UUID such as 0d0d0d0d-1111-2222-3333-444455556666",
+        ),
+        (
+            with("machineUUID", json!("")),
+            "machineUUID: must be a UUID such as 0d0d0d0d-1111-2222-3333-444455556666",
+        ),
         (with("machineUUID", json!({})), "machineUUID: must be a text, not an object"),
-        (with("agentVersion", json!("v".repeat(65))), "agentVersion: must have at most 64 characters, not 65"),
+        (
+            with("agentVersion", json!("v".repeat(65))),
+            "agentVersion: must have at most 64 characters, not 65",
+        ),
         (with("agentVersion", json!(1.5)), "agentVersion: must be a text, not 1.5"),
         (json!(null), "a report must be a JSON object, not null"),
         (json!("Running"), "a report must be a JSON object, not a text"),
@@ -194,16 +272,36 @@ fn arrays_are_bounded_and_their_items_are_judged_one_by_one() {
         panic!("no array")
     };
     let keys: Vec<_> = list.iter().map(|item| item.key().map_err(|p| p.to_string())).collect();
-    assert_eq!(keys, [Ok(None), Ok(Some("k")), Ok(None), Err("key: must be a text, not 7".into()), Ok(None)]);
+    assert_eq!(
+        keys,
+        [
+            Ok(None),
+            Ok(Some("k")),
+            Ok(None),
+            Err("key: must be a text, not 7".into()),
+            Ok(None)
+        ]
+    );
     assert!(list[0].check().is_ok());
 }
 
 #[test]
 fn what_is_no_json_says_where() {
     let deep = "[".repeat(100_000);
-    for text in ["", "{", "{\"a\": nan}", "{} {}", "{\"a\": 1e999}", "\u{feff}\u{feff}{}", deep.as_str()] {
+    for text in [
+        "",
+        "{",
+        "{\"a\": nan}",
+        "{} {}",
+        "{\"cpuPercent\": 1e999}",
+        "\u{feff}\u{feff}{}",
+        deep.as_str(),
+    ] {
         let error = read(text.as_bytes()).err().unwrap_or_else(|| panic!("{text} was read")).to_string();
-        assert!(error.starts_with("the body is not JSON in UTF-8: ") && error.contains("line 1"), "{error}");
+        assert!(
+            error.starts_with("the body is not JSON in UTF-8: ") && error.contains("line 1"),
+            "{error}"
+        );
     }
     for bytes in [&b"\xff\xfe{}"[..], b"{\"hostname\": \"\xff\"}"] {
         assert!(read(bytes).is_err());
@@ -227,7 +325,11 @@ fn the_schema_of_reports_says_the_same() {
     for field in properties.keys() {
         let refused = check(&without(field)).is_err();
         assert_eq!(refused, required.contains(&field.as_str()), "{field}");
-        assert_eq!(check(&with(field, Value::Null)).is_err(), refused, "null is the same as absent: {field}");
+        assert_eq!(
+            check(&with(field, Value::Null)).is_err(),
+            refused,
+            "null is the same as absent: {field}"
+        );
     }
     let number = |pointer: &str| schema.pointer(pointer).and_then(Value::as_f64);
     assert_eq!(number("/properties/disks/maxItems"), Some(MAX_DISKS as f64));
@@ -237,7 +339,11 @@ fn the_schema_of_reports_says_the_same() {
     assert_eq!(number("/properties/cpuPercent/maximum"), Some(100.0));
     assert_eq!(number("/$defs/bytes/maximum"), Some(MAX_BYTES as f64));
     assert_eq!(schema["properties"]["state"]["enum"], json!(["Running", "Stopping"]));
-    for disk in schema.pointer("/properties/disks/items/required").and_then(Value::as_array).unwrap() {
+    for disk in schema
+        .pointer("/properties/disks/items/required")
+        .and_then(Value::as_array)
+        .unwrap()
+    {
         let mut report = good();
         report["disks"][0].as_object_mut().unwrap().remove(disk.as_str().unwrap());
         assert!(check(&report).is_err(), "{disk}");

@@ -59,11 +59,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for IdleLimit<S> {
         self.judge(attempt, cx)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<Result<usize>> {
         let attempt = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.judge(attempt, cx)
     }

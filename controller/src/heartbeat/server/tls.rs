@@ -61,11 +61,11 @@ pub struct CertificateFiles {
     cert: PathBuf,
     key: PathBuf,
     provider: Arc<CryptoProvider>,
-    serving: Arc<Serving>,
+    served: Arc<Served>,
 }
 
 /// What is served now, and the bytes that it was made from.
-struct Serving(RwLock<Loaded>);
+struct Served(RwLock<Loaded>);
 
 #[derive(Clone)]
 struct Loaded {
@@ -74,13 +74,13 @@ struct Loaded {
     key_pem: Vec<u8>,
 }
 
-impl fmt::Debug for Serving {
+impl fmt::Debug for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Serving")
+        f.write_str("Served")
     }
 }
 
-impl ResolvesServerCert for Serving {
+impl ResolvesServerCert for Served {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.read().unwrap_or_else(PoisonError::into_inner).certified.clone())
     }
@@ -95,12 +95,12 @@ impl CertificateFiles {
         let (cert, key) = (cert.into(), key.into());
         let provider = Arc::new(default_provider());
         let loaded = read(&cert, &key, &provider).await?;
-        let serving = Arc::new(Serving(RwLock::new(loaded)));
+        let served = Arc::new(Served(RwLock::new(loaded)));
         Ok(Self {
             cert,
             key,
             provider,
-            serving,
+            served,
         })
     }
 
@@ -113,7 +113,7 @@ impl CertificateFiles {
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .with_no_client_auth()
-            .with_cert_resolver(self.serving.clone());
+            .with_cert_resolver(self.served.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
@@ -136,11 +136,11 @@ impl CertificateFiles {
     /// Reads the files again. Returns whether they changed.
     async fn look(&self) -> Result<bool, TlsError> {
         let loaded = read(&self.cert, &self.key, &self.provider).await?;
-        let mut serving = self.serving.0.write().unwrap_or_else(PoisonError::into_inner);
-        if (&serving.cert_pem, &serving.key_pem) == (&loaded.cert_pem, &loaded.key_pem) {
+        let mut served = self.served.0.write().unwrap_or_else(PoisonError::into_inner);
+        if (&served.cert_pem, &served.key_pem) == (&loaded.cert_pem, &loaded.key_pem) {
             return Ok(false);
         }
-        *serving = loaded;
+        *served = loaded;
         Ok(true)
     }
 }
@@ -159,8 +159,7 @@ async fn read(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<Load
         return Err(pem(cert, "certificate", "there is none in it".into()));
     }
     // The reason is left out: it might quote the key.
-    let private = PrivateKeyDer::from_pem_slice(&key_pem)
-        .map_err(|_| pem(key, "private key", "there is none in it".into()))?;
+    let private = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| pem(key, "private key", "there is none in it".into()))?;
     let certified = CertifiedKey::from_der(chain, private, provider).map_err(|source| TlsError::Unfit {
         cert: cert.into(),
         key: key.into(),
@@ -174,10 +173,9 @@ async fn read(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<Load
 }
 
 async fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
-    tokio::fs::read(path).await.map_err(|source| TlsError::Read {
-        path: path.into(),
-        source,
-    })
+    tokio::fs::read(path)
+        .await
+        .map_err(|source| TlsError::Read { path: path.into(), source })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The programs a control plane consists of: found on this machine, or built with Go.
 //!
 //! Each tool is looked for in the folder that the environment variable `KUBEBUILDER_ASSETS` names, then on `PATH`, then among
-//! what was built before (in [`cache_folder`](crate::cache_folder)`/tools`, keyed by the go.mod and go.sum files beside this crate
+//! what was built before (in [`cache_folder`]`/tools`, keyed by the go.mod and go.sum files beside this crate
 //! and the flags of the linker). The first copy whose version fits is taken; which fit together is told in `select.rs`.
 //! What is not used, and why, is in [`Tools::notes`]. Folders of older keys are not deleted, and may be at any time.
 

@@ -85,7 +85,10 @@ async fn the_first_start_makes_a_random_master_and_the_next_one_reads_it() {
     let made = load(&one.client(), "defib-system").await.unwrap();
     assert!(load(&one.client(), "defib-system").await.unwrap() == made);
     assert_eq!(*one.writes.lock().unwrap(), [Method::POST]);
-    assert!(load(&other.client(), "defib-system").await.unwrap() != made, "the masters of two installations are equal");
+    assert!(
+        load(&other.client(), "defib-system").await.unwrap() != made,
+        "the masters of two installations are equal"
+    );
 }
 
 #[tokio::test]
@@ -146,7 +149,10 @@ async fn a_rotation_reaches_a_running_process_and_trouble_takes_no_key_away() {
     minutes(1).await;
     *server.secret.lock().unwrap() = None;
     minutes(1).await;
-    assert!(!rx.has_changed().unwrap(), "an outage, a broken or a deleted Secret changed the keys in force");
+    assert!(
+        !rx.has_changed().unwrap(),
+        "an outage, a broken or a deleted Secret changed the keys in force"
+    );
     assert!(server.writes.lock().unwrap().is_empty());
 
     token.cancel();

@@ -38,7 +38,11 @@ fn patch() -> StatusPatch {
         },
         usage: UsageStatus {
             cpu_percent: Some(7),
-            disks: vec![DiskUsage { mount: "/".into(), used_bytes: 1, total_bytes: 2 }],
+            disks: vec![DiskUsage {
+                mount: "/".into(),
+                used_bytes: 1,
+                total_bytes: 2,
+            }],
             ..UsageStatus::default()
         },
     }
@@ -97,7 +101,14 @@ fn no_field_of_the_types_is_forgotten() {
     let status = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
     let empty = status::merge_patch(&HeartbeatStatus::default(), &UsageStatus::default());
     for part in ["heartbeat", "usage"] {
-        let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>();
+        let names = |value: &Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<std::collections::BTreeSet<_>>()
+        };
         assert_eq!(names(&status[part]["properties"]), names(&empty["status"][part]));
     }
 }

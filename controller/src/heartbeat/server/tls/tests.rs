@@ -11,7 +11,7 @@ fn write(dir: &TempDir, name: &str) -> (PathBuf, PathBuf) {
 }
 
 fn served(files: &CertificateFiles) -> Vec<u8> {
-    files.serving.0.read().unwrap().certified.cert[0].to_vec()
+    files.served.0.read().unwrap().certified.cert[0].to_vec()
 }
 
 #[tokio::test]
