@@ -63,5 +63,8 @@ fn int_or_percent(text: &str) -> Result<IntOrPercent, String> {
         Ok(n) => IntOrPercent::Count(n),
         Err(_) => IntOrPercent::Percent(text.into()),
     };
-    value.of(1).map(|_| value).ok_or_else(|| "neither a count nor a percentage from 1% to 100%".into())
+    value
+        .of(1)
+        .map(|_| value)
+        .ok_or_else(|| "neither a count nor a percentage from 1% to 100%".into())
 }

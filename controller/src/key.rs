@@ -22,16 +22,24 @@ pub struct KeyOptions {
 /// # Errors
 /// What failed, and what to do about it.
 pub fn main(options: &KeyOptions) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
     println!("{}", runtime.block_on(key(options))?);
     Ok(())
 }
 
 async fn key(options: &KeyOptions) -> Result<String, String> {
-    let (namespace, name) = options.vm.split_once('/').ok_or_else(|| format!("{:?} is not namespace/name", options.vm))?;
+    let (namespace, name) = options
+        .vm
+        .split_once('/')
+        .ok_or_else(|| format!("{:?} is not namespace/name", options.vm))?;
     let client = kube_api::client().await.map_err(|e| format!("cannot reach Kubernetes: {e}"))?;
     let vms: Api<ManagedVM> = Api::namespaced(client.clone(), namespace);
-    let vm = kube_api::call("read the ManagedVM", vms.get(name)).await.map_err(|e| e.to_string())?;
+    let vm = kube_api::call("read the ManagedVM", vms.get(name))
+        .await
+        .map_err(|e| e.to_string())?;
     let generation = vm.spec.agent.and_then(|a| a.key_generation).unwrap_or(built_in::KEY_GENERATION);
     let ring = keys::load(&client, &options.namespace).await.map_err(|e| e.to_string())?;
     Ok(ring.derive(namespace, name, generation))

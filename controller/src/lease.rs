@@ -71,7 +71,11 @@ async fn round(
     });
     let started = clock.now();
     let verdict = watch.evaluate(record, me, started.mono);
-    let transitions = found.as_ref().and_then(|l| l.spec.as_ref()).and_then(|s| s.lease_transitions).unwrap_or(0);
+    let transitions = found
+        .as_ref()
+        .and_then(|l| l.spec.as_ref())
+        .and_then(|s| s.lease_transitions)
+        .unwrap_or(0);
     let acquired = found.as_ref().and_then(|l| l.spec.as_ref()).and_then(|s| s.acquire_time.clone());
     let spec = |acquire_time, lease_transitions| LeaseSpec {
         holder_identity: Some(me.to_owned()),
@@ -84,13 +88,44 @@ async fn round(
     let now = Some(MicroTime(started.wall));
     let written = match (verdict, found) {
         (Verdict::Wait, _) => return Ok(None),
-        (Verdict::Renew, Some(lease)) => leases.replace(NAME, &PostParams::default(), &Lease { spec: Some(spec(acquired, transitions)), ..lease }).await,
+        (Verdict::Renew, Some(lease)) => {
+            leases
+                .replace(
+                    NAME,
+                    &PostParams::default(),
+                    &Lease {
+                        spec: Some(spec(acquired, transitions)),
+                        ..lease
+                    },
+                )
+                .await
+        }
         (Verdict::Take, Some(lease)) => {
-            leases.replace(NAME, &PostParams::default(), &Lease { spec: Some(spec(now, transitions.saturating_add(1))), ..lease }).await
+            leases
+                .replace(
+                    NAME,
+                    &PostParams::default(),
+                    &Lease {
+                        spec: Some(spec(now, transitions.saturating_add(1))),
+                        ..lease
+                    },
+                )
+                .await
         }
         (Verdict::Create | Verdict::Renew | Verdict::Take, _) => {
-            let metadata = ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() };
-            leases.create(&PostParams::default(), &Lease { metadata, spec: Some(spec(now, 0)) }).await
+            let metadata = ObjectMeta {
+                name: Some(NAME.into()),
+                ..ObjectMeta::default()
+            };
+            leases
+                .create(
+                    &PostParams::default(),
+                    &Lease {
+                        metadata,
+                        spec: Some(spec(now, 0)),
+                    },
+                )
+                .await
         }
     };
     match written {
@@ -103,7 +138,10 @@ async fn round(
 
 /// An empty holder lets the next process take the lease at once. Failing that, it waits the lease out.
 async fn give_back(leases: &Api<Lease>, lease: Lease) {
-    let spec = lease.spec.clone().map(|s| LeaseSpec { holder_identity: Some(String::new()), ..s });
+    let spec = lease.spec.clone().map(|s| LeaseSpec {
+        holder_identity: Some(String::new()),
+        ..s
+    });
     let lease = Lease { spec, ..lease };
     match timeout(CALL, leases.replace(NAME, &PostParams::default(), &lease)).await {
         Ok(Ok(_)) => tracing::info!("lease given back"),

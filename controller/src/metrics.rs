@@ -4,9 +4,7 @@ mod decider;
 
 pub use decider::DeciderMetrics;
 
-use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// All metrics of the controller.
 #[derive(Clone, Debug)]
@@ -111,10 +109,7 @@ impl PublisherMetrics {
             "result",
             &Self::RESULTS,
         )?;
-        let dirty = IntGauge::new(
-            "defib_publisher_dirty_vms",
-            "VMs with a heartbeat that is not in their status yet.",
-        )?;
+        let dirty = IntGauge::new("defib_publisher_dirty_vms", "VMs with a heartbeat that is not in their status yet.")?;
         registry.register(Box::new(dirty.clone()))?;
         let lag = Gauge::new(
             "defib_publisher_lag_seconds",
@@ -126,13 +121,7 @@ impl PublisherMetrics {
 }
 
 /// Counters with one label whose values are all known.
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    label: &str,
-    values: &[&str],
-) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(registry: &Registry, name: &str, help: &str, label: &str, values: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
     for value in values {
         let _: IntCounter = counters.get_metric_with_label_values(&[value])?;

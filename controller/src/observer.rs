@@ -34,8 +34,15 @@ struct Inner {
 impl Witness {
     /// A process that starts.
     pub fn new(clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let inner = Inner { observer: Observer::new(clock.now()), renewal_started: None };
-        Self { inner: Arc::new(Mutex::new(inner)), clock, metrics }
+        let inner = Inner {
+            observer: Observer::new(clock.now()),
+            renewal_started: None,
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+            clock,
+            metrics,
+        }
     }
 
     /// How it stands now.

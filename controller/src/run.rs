@@ -90,9 +90,16 @@ fn telemetry(json: bool) {
 /// When a part cannot start, or one that must live ended.
 pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let me = identity(&options);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), me, namespace = options.namespace, "defib starts");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        me,
+        namespace = options.namespace,
+        "defib starts"
+    );
     if options.tls_cert_file.is_none() && !options.plain_http {
-        return Err(RunError::Setting("--listen needs a certificate (--tls-cert-file, --tls-key-file), or --plain-http said explicitly".into()));
+        return Err(RunError::Setting(
+            "--listen needs a certificate (--tls-cert-file, --tls-key-file), or --plain-http said explicitly".into(),
+        ));
     }
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
@@ -124,7 +131,13 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         witness: witness.clone(),
         ledger: ledger.clone(),
         metrics: metrics.clone(),
-        recorder: Recorder::new(client.clone(), Reporter { controller: "defib".into(), instance: Some(me.clone()) }),
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter {
+                controller: "defib".into(),
+                instance: Some(me.clone()),
+            },
+        ),
         vms,
         policies,
         clusters,
@@ -136,7 +149,10 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         vms_known: Serving::default(),
         me: me.clone(),
         own_node,
-        limits: Limits { max_in_flight: options.max_in_flight, max_unhealthy: options.max_unhealthy.clone() },
+        limits: Limits {
+            max_in_flight: options.max_in_flight,
+            max_unhealthy: options.max_unhealthy.clone(),
+        },
         poll: options.poll(),
         proxmox_clients: Default::default(),
     });
@@ -144,11 +160,23 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let parts = http::start(&options, &ctx, &serving, &keys, &registry, &stop).await?;
 
     let lease_stop = CancellationToken::new();
-    let lease = tokio::spawn(lease::keep(client.clone(), options.namespace.clone(), me, witness.clone(), clock, lease_stop.clone()));
+    let lease = tokio::spawn(lease::keep(
+        client.clone(),
+        options.namespace.clone(),
+        me,
+        witness.clone(),
+        clock,
+        lease_stop.clone(),
+    ));
     let tick = tokio::spawn(witness.clone().tick(lease_stop.clone()));
     tokio::spawn(keys::refresh(client.clone(), options.namespace.clone(), keys_tx, stop.clone()));
     tokio::spawn(follow_serving(ctx.clone(), serving, stop.clone()));
-    let writers = Writers { vms: vms_writer, policies: policies_writer, clusters: clusters_writer, resets: resets_writer };
+    let writers = Writers {
+        vms: vms_writer,
+        policies: policies_writer,
+        clusters: clusters_writer,
+        resets: resets_writer,
+    };
     let mut controllers = controllers::start(&ctx, writers, &stop);
 
     let ended = tokio::select! {
@@ -157,7 +185,10 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     };
     stop.cancel();
     tracing::info!("stopping: what is under way ends first");
-    if tokio::time::timeout(SHUTDOWN, async { while controllers.join_next().await.is_some() {} }).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN, async { while controllers.join_next().await.is_some() {} })
+        .await
+        .is_err()
+    {
         tracing::warn!("some reconciles did not end in time; their journal tells the next process where they are");
     }
     parts.ended().await;
@@ -188,8 +219,17 @@ impl ServingSink for Witness {
 }
 
 fn identity(options: &RunOptions) -> String {
-    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|h| h.trim().to_owned());
-    options.identity.clone().or_else(|| std::env::var("HOSTNAME").ok()).or_else(host).unwrap_or_else(|| "defib".into())
+    let host = || {
+        std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .map(|h| h.trim().to_owned())
+    };
+    options
+        .identity
+        .clone()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .or_else(host)
+        .unwrap_or_else(|| "defib".into())
 }
 
 /// The SMBIOS UUID of the machine on which we run, as the kubelet read it. Without it, rule 2's OwnHost cannot be told.

@@ -102,13 +102,7 @@ fn status() -> Result<()> {
                 let kubeconfig = instance.kubeconfig.display().to_string();
                 [name, state(&instance.health()), instance.version, instance.server_url, kubeconfig]
             }
-            None => [
-                name,
-                "NotStarted".to_owned(),
-                "-".to_owned(),
-                "-".to_owned(),
-                "-".to_owned(),
-            ],
+            None => [name, "NotStarted".to_owned(), "-".to_owned(), "-".to_owned(), "-".to_owned()],
         };
         rows.push(row);
     }

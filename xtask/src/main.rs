@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod demo;
+mod test;
 
 use std::process::ExitCode;
 
@@ -22,12 +23,18 @@ enum Command {
     ControlPlane(control_plane::Command),
     /// The main job on this machine: VMs that fall silent are reset and proved alive again.
     Demo(demo::Demo),
+    /// Everything that must hold: lints, unit and property tests, kinds and chart on a real API server, the agent, outages, the demo's story.
+    Test,
+    /// Write crds/*.yaml and the chart's copy of them anew from the types.
+    Crds,
 }
 
 fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::ControlPlane(command) => control_plane::run(command),
         Command::Demo(demo) => demo::run(&demo),
+        Command::Test => test::run(),
+        Command::Crds => crds(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,6 +43,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The golden test knows how to write them.
+fn crds() -> anyhow::Result<()> {
+    let status = std::process::Command::new("cargo")
+        .args(["test", "--locked", "--package", "defib-api", "--test", "crds"])
+        .env("DEFIB_UPDATE", "1")
+        .current_dir(xtask::paths::root())
+        .status()?;
+    anyhow::ensure!(status.success(), "the definitions were not written");
+    Ok(())
 }
 
 #[cfg(test)]

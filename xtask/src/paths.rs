@@ -6,7 +6,9 @@ use std::process::Command;
 
 /// The root of the checkout.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// A program of this workspace, built beside the one that runs now.
@@ -16,18 +18,29 @@ pub fn root() -> PathBuf {
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
     // Tests lie one folder deeper, in `deps`.
-    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
     match found {
         Some(path) => Ok(path),
         None => bail!("{name} is not built; build it with: cargo build --workspace --bins"),
     }
 }
 
+/// Set by whoever has just built the programs, so that they are not built again with other features.
+pub const PREBUILT: &str = "DEFIB_PREBUILT";
+
 /// Builds the programs that a lab runs, with the progress that cargo shows.
 ///
 /// # Errors
 /// When they do not compile.
 pub fn build() -> Result<()> {
+    if std::env::var_os(PREBUILT).is_some() {
+        return Ok(());
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--locked", "--workspace", "--bins"])

@@ -1,19 +1,11 @@
 //! `cargo xtask test`: everything that must hold, in one command.
 
 use anyhow::{Result, bail};
-use clap::Args;
 use control_plane::tools;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
-use xtask::paths::root;
-
-#[derive(Args)]
-pub struct Test {
-    /// Leave out what needs a control plane (outages, kinds, chart, demo): the quick half, about two minutes.
-    #[arg(long)]
-    quick: bool,
-}
+use xtask::paths::{PREBUILT, root};
 
 /// One of the test runs.
 struct Run {
@@ -23,53 +15,88 @@ struct Run {
 }
 
 /// Programs that the runs call, and the Debian package of each.
-const NEEDED: [(&str, &str); 6] =
-    [("node", "nodejs"), ("curl", "curl"), ("shellcheck", "shellcheck"), ("openssl", "openssl"), ("systemd-analyze", "systemd"), ("cc", "build-essential")];
+const NEEDED: [(&str, &str); 6] = [
+    ("node", "nodejs"),
+    ("curl", "curl"),
+    ("shellcheck", "shellcheck"),
+    ("openssl", "openssl"),
+    ("systemd-analyze", "systemd"),
+    ("cc", "build-essential"),
+];
 
 const LINT: [Run; 3] = [
-    Run { what: "formatting", program: "cargo", args: &["fmt", "--all", "--check"] },
-    Run { what: "clippy", program: "cargo", args: &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"] },
-    Run { what: "shellcheck of the agent", program: "shellcheck", args: &["-x", "agents/linux-agent.sh"] },
-];
-
-/// Programs and tests are built by one command each, over the whole workspace: with any other choice of packages, features differ and all is built twice.
-const QUICK: [Run; 3] = [
-    Run { what: "programs", program: "cargo", args: &["build", "--locked", "--workspace", "--bins"] },
     Run {
-        what: "unit, property and protocol tests",
+        what: "formatting",
         program: "cargo",
-        args: &["test", "--locked", "--workspace", "--exclude", "defib-api", "--exclude", "xtask", "--exclude", "control-plane"],
+        args: &["fmt", "--all", "--check"],
     },
-    Run { what: "the agent's tests", program: "node", args: &["--test", "agents/tests/"] },
+    Run {
+        what: "clippy",
+        program: "cargo",
+        args: &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    },
+    Run {
+        what: "shellcheck of the agent",
+        program: "shellcheck",
+        args: &["-x", "agents/linux-agent.sh"],
+    },
 ];
 
-const WHOLE: [Run; 3] = [
-    Run { what: "kinds, chart, control plane, on the real API server", program: "cargo", args: &["test", "--locked", "--workspace", "--exclude", "defib", "--exclude", "defib-core", "--exclude", "defib-proxmox", "--exclude", "pve-sim", "--exclude", "xtask"] },
-    Run { what: "outages of the whole system", program: "cargo", args: &["test", "--locked", "--package", "xtask", "--", "--test-threads", "2"] },
-    Run { what: "the demo's story", program: "cargo", args: &["xtask", "demo", "--once"] },
+/// Programs and tests are built by one command over the whole workspace: with any other choice, features differ and most is built twice.
+const TESTS: [Run; 4] = [
+    Run {
+        what: "programs and tests",
+        program: "cargo",
+        args: &["build", "--locked", "--workspace", "--bins", "--tests"],
+    },
+    Run {
+        what: "the agent",
+        program: "node",
+        args: &["--test", "agents/tests/"],
+    },
+    Run {
+        what: "the workspace",
+        program: "cargo",
+        args: &["test", "--locked", "--workspace", "--no-fail-fast", "--", "--test-threads", "2"],
+    },
+    Run {
+        what: "the demo's story",
+        program: "cargo",
+        args: &["xtask", "demo", "--once"],
+    },
 ];
 
-pub fn run(test: &Test) -> Result<()> {
+pub fn run() -> Result<()> {
     let missing: Vec<&(&str, &str)> = NEEDED.iter().filter(|(program, _)| !on_path(program)).collect();
     if !missing.is_empty() {
         let programs: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
         let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
-        bail!("not found: {}; on Debian: apt-get install {}", programs.join(", "), packages.join(" "));
+        bail!(
+            "not found: {}; on Debian: apt-get install {}",
+            programs.join(", "),
+            packages.join(" ")
+        );
     }
-    if !test.quick {
-        // Before anything else: it may take ten minutes, once, and says so.
-        tools::ensure()?;
-        tools::helm()?;
-    }
-    let whole: &[Run] = if test.quick { &[] } else { &WHOLE };
-    let runs: Vec<&Run> = LINT.iter().chain(&QUICK).chain(whole).collect();
+    // Before anything else: it may take ten minutes, once, and says so.
+    tools::ensure()?;
+    tools::helm()?;
+    let runs: Vec<&Run> = LINT.iter().chain(&TESTS).collect();
     let mut failed = Vec::new();
     for run in &runs {
         println!("\n== {}: {} {}", run.what, run.program, run.args.join(" "));
         let began = Instant::now();
-        let status = Command::new(run.program).args(run.args).current_dir(root()).status();
+        let status = Command::new(run.program)
+            .args(run.args)
+            .env(PREBUILT, "1")
+            .current_dir(root())
+            .status();
         let ok = status.is_ok_and(|s| s.success());
-        println!("== {}: {} after {} s", run.what, if ok { "passed" } else { "FAILED" }, began.elapsed().as_secs());
+        println!(
+            "== {}: {} after {} s",
+            run.what,
+            if ok { "passed" } else { "FAILED" },
+            began.elapsed().as_secs()
+        );
         if !ok {
             failed.push(run.what);
         }
@@ -80,10 +107,16 @@ pub fn run(test: &Test) -> Result<()> {
     }
     // The closing line that test runners end with.
     println!("{} passed, {} failed", runs.len() - failed.len(), failed.len());
-    if failed.is_empty() { Ok(()) } else { bail!("{} of {} runs failed", failed.len(), runs.len()) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("{} of {} runs failed", failed.len(), runs.len())
+    }
 }
 
 fn on_path(program: &str) -> bool {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders).map(|folder: PathBuf| folder.join(program)).any(|path| path.is_file())
+    std::env::split_paths(&folders)
+        .map(|folder: PathBuf| folder.join(program))
+        .any(|path| path.is_file())
 }

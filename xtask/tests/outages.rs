@@ -32,7 +32,9 @@ spec:
 
 /// Six VMs that all report, and a controller whose own limits leave the budget to the policy.
 fn lab() -> Result<Lab> {
-    let fleet: Vec<FleetVm> = (101..=106).map(|id| FleetVm::new(id, &format!("vm-{id}"), &format!("pve{}", id % 3 + 1))).collect();
+    let fleet: Vec<FleetVm> = (101..=106)
+        .map(|id| FleetVm::new(id, &format!("vm-{id}"), &format!("pve{}", id % 3 + 1)))
+        .collect();
     let lab = Lab::start(
         Options {
             fleet,
@@ -56,14 +58,23 @@ fn healthy(lab: &Lab, vms: &[u32]) -> Result<()> {
 
 /// VMIDs of all resets that the simulator received, in order.
 fn resets(lab: &Lab) -> Result<Vec<u64>> {
-    Ok(lab.requests()?.iter().filter(|row| row["action"] == "reset").filter_map(|row| row["vmid"].as_u64()).collect())
+    Ok(lab
+        .requests()?
+        .iter()
+        .filter(|row| row["action"] == "reset")
+        .filter_map(|row| row["vmid"].as_u64())
+        .collect())
 }
 
 /// Fails as soon as anything at all is reset.
 fn no_reset(lab: &Lab, during: Duration) -> Result<()> {
     never(during, "a reset", || {
         let seen = resets(lab)?;
-        Ok(if seen.is_empty() { Ok(()) } else { Err(format!("Proxmox got resets of {seen:?}\n{}", lab.controller_log(30))) })
+        Ok(if seen.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("Proxmox got resets of {seen:?}\n{}", lab.controller_log(30)))
+        })
     })
 }
 
@@ -78,7 +89,13 @@ fn controller_restarted_resets_nothing() -> Result<()> {
 
     // And it still works: one that falls silent now is reset, once.
     lab.pve(&["hang", "103"])?;
-    until(PATIENCE, "vm-103 is reset", || Ok(if resets(&lab)? == [103] { Ok(()) } else { Err(format!("resets: {:?}", resets(&lab)?)) }))?;
+    until(PATIENCE, "vm-103 is reset", || {
+        Ok(if resets(&lab)? == [103] {
+            Ok(())
+        } else {
+            Err(format!("resets: {:?}", resets(&lab)?))
+        })
+    })?;
     healthy(&lab, &[103])?;
     ensure!(resets(&lab)? == [103], "exactly one reset");
     lab.stop()
@@ -92,8 +109,13 @@ fn a_vm_that_died_while_the_controller_was_down_is_reset_after_a_witnessed_timeo
     sleep(2 * TIMEOUT);
     let started = Instant::now();
     lab.start_controller()?;
-    until(PATIENCE, "vm-104 is reset", || Ok(if resets(&lab)? == [104] { Ok(()) } else { Err("not yet".into()) }))?;
-    ensure!(started.elapsed() >= TIMEOUT, "its silence was counted from the new process's start, not from before");
+    until(PATIENCE, "vm-104 is reset", || {
+        Ok(if resets(&lab)? == [104] { Ok(()) } else { Err("not yet".into()) })
+    })?;
+    ensure!(
+        started.elapsed() >= TIMEOUT,
+        "its silence was counted from the new process's start, not from before"
+    );
     healthy(&lab, &[104])?;
     lab.stop()
 }
@@ -129,15 +151,26 @@ fn api_server_outage_with_half_cut() -> Result<()> {
         if first.is_none() && !seen.is_empty() {
             first = Some(back.elapsed());
         }
-        let flying = lab.list("managedvms.defib.dev")?.iter().filter(|vm| vm["status"]["currentReset"]["sentTime"].is_string()).count();
+        let flying = lab
+            .list("managedvms.defib.dev")?
+            .iter()
+            .filter(|vm| vm["status"]["currentReset"]["sentTime"].is_string())
+            .count();
         in_flight_at_once = in_flight_at_once.max(flying);
         ensure!(seen.iter().all(|vm| cut.contains(vm)), "only those that were cut: {seen:?}");
         let states: Vec<String> = (101..=103).map(|vm| lab.state(&format!("vm-{vm}"))).collect::<Result<_>>()?;
         let done = seen.iter().copied().collect::<BTreeSet<_>>() == cut && states.iter().all(|s| s == "Healthy");
-        Ok(if done { Ok(()) } else { Err(format!("resets {seen:?}, states {states:?}")) })
+        Ok(if done {
+            Ok(())
+        } else {
+            Err(format!("resets {seen:?}, states {states:?}"))
+        })
     })?;
     let first = first.unwrap_or_default();
-    ensure!(first >= TIMEOUT, "the first reset came {first:?} after the API server was back: a healthy observer has not witnessed a whole time-out");
+    ensure!(
+        first >= TIMEOUT,
+        "the first reset came {first:?} after the API server was back: a healthy observer has not witnessed a whole time-out"
+    );
     ensure!(in_flight_at_once <= 1, "{in_flight_at_once} resets at once, the budget is 1");
     ensure!(resets(&lab)?.len() == 3, "one reset each: {:?}", resets(&lab)?);
     lab.stop()
@@ -147,7 +180,18 @@ fn api_server_outage_with_half_cut() -> Result<()> {
 fn killed_in_the_middle_of_a_reset() -> Result<()> {
     let mut lab = lab()?;
     // The answer to the POST is held back, so that the process dies when the reset is done and nobody was told.
-    lab.pve(&["fault", "add", "--method", "POST", "--path-contains", "status/reset", "--kind", "delay-after:20000", "--count", "1"])?;
+    lab.pve(&[
+        "fault",
+        "add",
+        "--method",
+        "POST",
+        "--path-contains",
+        "status/reset",
+        "--kind",
+        "delay-after:20000",
+        "--count",
+        "1",
+    ])?;
     lab.pve(&["hang", "105"])?;
     until(PATIENCE, "the reset of vm-105 has reached Proxmox", || {
         let reset = lab.guest_events()?.iter().any(|row| row["vmid"] == 105 && row["event"] == "reset");
@@ -155,12 +199,23 @@ fn killed_in_the_middle_of_a_reset() -> Result<()> {
     })?;
     lab.kill_controller()?;
     let journal = lab.get("managedvms.defib.dev", "vm-105")?["status"]["currentReset"].clone();
-    ensure!(journal["upid"].is_null() && journal["name"].is_string(), "it died between the POST and its answer: {journal}");
+    ensure!(
+        journal["upid"].is_null() && journal["name"].is_string(),
+        "it died between the POST and its answer: {journal}"
+    );
     lab.start_controller()?;
     healthy(&lab, &[105])?;
-    ensure!(lab.resets_of(105)? == 1, "the task was found, and the reset not repeated: {} POSTs", lab.resets_of(105)?);
+    ensure!(
+        lab.resets_of(105)? == 1,
+        "the task was found, and the reset not repeated: {} POSTs",
+        lab.resets_of(105)?
+    );
     let records = lab.list("vmresets")?;
     ensure!(records.len() == 1, "one record: {}", json!(records));
-    ensure!(records[0]["status"]["outcome"] == "Recovered" && records[0]["status"]["upid"].is_string(), "it tells the task and the recovery: {}", records[0]["status"]);
+    ensure!(
+        records[0]["status"]["outcome"] == "Recovered" && records[0]["status"]["upid"].is_string(),
+        "it tells the task and the recovery: {}",
+        records[0]["status"]
+    );
     lab.stop()
 }

@@ -90,7 +90,9 @@ pub fn next(current: &CurrentReset, me: &str, unchanged: Duration, vital: &Vital
 fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: Now) -> Step {
     let ended = now.mono_of(current.task_end_time.unwrap_or(current.intent_time));
     // A deadline that passed while nobody listened tells nothing: first listen for as long as a living VM may be quiet.
-    let deadline = ended.plus(seconds(current.recovery_deadline_seconds)).max(vital.listening.plus(vital.patience()));
+    let deadline = ended
+        .plus(seconds(current.recovery_deadline_seconds))
+        .max(vital.listening.plus(vital.patience()));
     let stabilization = seconds(current.stabilization_seconds);
     if let Some(proof) = new_boot(current, vital, ended, now) {
         let stable_at = proof.since.plus(stabilization);

@@ -240,12 +240,9 @@ impl Ledger {
         self.notify(wake, false);
     }
 
-    /// Seconds after which the VM's agent should report again.
+    /// Seconds after which the VM's agent should report again. It is what was taken down with its newest report, as its silence is measured by that.
     pub fn report_seconds(&self, vm: &VmKey) -> u32 {
-        self.lock()
-            .entries
-            .get(vm)
-            .map_or(built_in::REPORT_SECONDS, |e| e.expectation.told_seconds())
+        self.lock().entries.get(vm).map_or(built_in::REPORT_SECONDS, Entry::told_seconds)
     }
 
     /// The next VM that the decider should look at. A VM that is woken several times before it is fetched comes once; none is lost. Safe to cancel.
@@ -301,6 +298,10 @@ impl Inner {
 }
 
 impl Entry {
+    fn told_seconds(&self) -> u32 {
+        self.heartbeat.promised_seconds.unwrap_or_else(|| self.expectation.told_seconds())
+    }
+
     /// Puts the VM among those to look at. Returns whether it was not there yet.
     fn wake(&mut self, vm: &VmKey, wakes: &mut VecDeque<VmKey>) -> bool {
         let first = !std::mem::replace(&mut self.woken, true);

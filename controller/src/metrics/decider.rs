@@ -34,16 +34,32 @@ impl DeciderMetrics {
             &["Recovered", "NotRecovered", "Failed", "Expired", "Superseded", "Unknown"],
         )?;
         // Reasons of these two come from several places (Proxmox among them), all of them constants; a reason appears when it first happens.
-        let withdrawn = IntCounterVec::new(Opts::new("defib_resets_withdrawn_total", "Intents that were taken back before anything happened to the VM, by reason."), &["reason"])?;
+        let withdrawn = IntCounterVec::new(
+            Opts::new(
+                "defib_resets_withdrawn_total",
+                "Intents that were taken back before anything happened to the VM, by reason.",
+            ),
+            &["reason"],
+        )?;
         registry.register(Box::new(withdrawn.clone()))?;
-        let failed = IntCounterVec::new(Opts::new("defib_reconcile_failures_total", "Reconciles that failed, by kind and reason."), &["kind", "reason"])?;
+        let failed = IntCounterVec::new(
+            Opts::new("defib_reconcile_failures_total", "Reconciles that failed, by kind and reason."),
+            &["kind", "reason"],
+        )?;
         for kind in ["ManagedVM", "HealthPolicy", "ProxmoxCluster", "VMReset"] {
             for reason in Error::REASONS {
                 failed.get_metric_with_label_values(&[kind, reason])?;
             }
         }
         registry.register(Box::new(failed.clone()))?;
-        let troubles = [Trouble::LateTick, Trouble::ClockJump, Trouble::Loopback, Trouble::Shed, Trouble::LeaseNotHeld, Trouble::WritesFailing];
+        let troubles = [
+            Trouble::LateTick,
+            Trouble::ClockJump,
+            Trouble::Loopback,
+            Trouble::Shed,
+            Trouble::LeaseNotHeld,
+            Trouble::WritesFailing,
+        ];
         let trouble = counters(
             registry,
             "defib_observer_trouble_total",
@@ -51,7 +67,13 @@ impl DeciderMetrics {
             "reason",
             &troubles.map(Trouble::reason),
         )?;
-        Ok(Self { sent, withdrawn, finished, failed, trouble })
+        Ok(Self {
+            sent,
+            withdrawn,
+            finished,
+            failed,
+            trouble,
+        })
     }
 }
 

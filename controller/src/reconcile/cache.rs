@@ -32,7 +32,11 @@ const WATCH_SECONDS: u32 = 50;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Watches all objects of a kind into a store. Each event also goes to `each`, when the store has it (those of a listing: with InitDone).
-pub fn watch<K, F>(client: &Client, writer: Writer<Guarded<K>>, mut each: F) -> impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send + use<K, F>
+pub fn watch<K, F>(
+    client: &Client,
+    writer: Writer<Guarded<K>>,
+    mut each: F,
+) -> impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send + use<K, F>
 where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     F: FnMut(&watcher::Event<Guarded<K>>) + Send + 'static,
@@ -59,7 +63,9 @@ pub fn get<K>(store: &Store<Guarded<K>>, namespace: &str, name: &str) -> Option<
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    store.get(&ObjectRef::new(name).within(namespace)).and_then(|o| o.0.as_ref().ok().cloned())
+    store
+        .get(&ObjectRef::new(name).within(namespace))
+        .and_then(|o| o.0.as_ref().ok().cloned())
 }
 
 /// Which ManagedVMs are which machine, by the SMBIOS UUID in their status: of several of one machine the oldest decides.

@@ -2,8 +2,8 @@
 
 use super::cache::{Guarded, Key, Machines};
 use crate::clock::Clock;
-use crate::heartbeat::ledger::Ledger;
 use crate::heartbeat::VmKey;
+use crate::heartbeat::ledger::Ledger;
 use crate::heartbeat::serving::Serving;
 use crate::metrics::Metrics;
 use crate::observer::Witness;

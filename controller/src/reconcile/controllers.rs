@@ -117,12 +117,21 @@ fn enter(ctx: &Context, object: &Guarded<ManagedVM>) {
             ctx.machines.enter(vm);
             let facts = Facts {
                 uid: vm.uid().unwrap_or_default().into(),
-                key_generation: vm.spec.agent.as_ref().and_then(|a| a.key_generation).unwrap_or(built_in::KEY_GENERATION),
+                key_generation: vm
+                    .spec
+                    .agent
+                    .as_ref()
+                    .and_then(|a| a.key_generation)
+                    .unwrap_or(built_in::KEY_GENERATION),
                 published: vm.status.as_ref().and_then(|s| s.heartbeat.clone()),
             };
             ctx.ledger.known(&vm_key(vm), facts);
         }
-        Err(invalid) => tracing::warn!(vm = object.name_any(), error = invalid.error, "malformed ManagedVM: mend it with kubectl edit"),
+        Err(invalid) => tracing::warn!(
+            vm = object.name_any(),
+            error = invalid.error,
+            "malformed ManagedVM: mend it with kubectl edit"
+        ),
     }
 }
 
@@ -169,7 +178,11 @@ fn hash(parts: impl Hash) -> u64 {
 
 fn common<K: Resource>(object: &K) -> (Option<i64>, bool, Vec<String>) {
     let meta = object.meta();
-    (meta.generation, meta.deletion_timestamp.is_some(), meta.finalizers.clone().unwrap_or_default())
+    (
+        meta.generation,
+        meta.deletion_timestamp.is_some(),
+        meta.finalizers.clone().unwrap_or_default(),
+    )
 }
 
 /// Spec, deletion, journal, identity: not the heartbeat, so that a mere beat wakes nobody. The publisher's writes would otherwise be a reconcile each.
@@ -181,7 +194,12 @@ fn news_of_vm(object: &Guarded<ManagedVM>) -> Option<u64> {
 }
 
 fn news_of_reset(object: &Guarded<VMReset>) -> Option<u64> {
-    let ended = object.0.as_ref().ok().and_then(|r| r.status.as_ref()).is_some_and(|s| s.outcome.is_some());
+    let ended = object
+        .0
+        .as_ref()
+        .ok()
+        .and_then(|r| r.status.as_ref())
+        .is_some_and(|s| s.outcome.is_some());
     Some(hash((common(object), ended)))
 }
 

@@ -66,5 +66,12 @@ impl Error {
     }
 
     /// All values of [`Error::reason`] that are not Proxmox's.
-    pub const REASONS: [&'static str; 6] = ["KubernetesError", "KubernetesTimeout", "Conflict", "Gone", "Malformed", "InvalidSpec"];
+    pub const REASONS: [&'static str; 6] = [
+        "KubernetesError",
+        "KubernetesTimeout",
+        "Conflict",
+        "Gone",
+        "Malformed",
+        "InvalidSpec",
+    ];
 }

@@ -35,7 +35,13 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
     let spec = &policy.spec;
     let all = counts(&ctx);
     let count = all.policies.get(&(key.0.clone(), Some(key.1.clone()))).copied().unwrap_or_default();
-    let managed = ctx.vms.state().iter().filter_map(|g| g.0.as_ref().ok()).filter(|vm| policy_of(vm) == key).count();
+    let managed = ctx
+        .vms
+        .state()
+        .iter()
+        .filter_map(|g| g.0.as_ref().ok())
+        .filter(|vm| policy_of(vm) == key)
+        .count();
 
     let problem = policy_problem(&key.1, spec);
     let limits = limits(spec);
@@ -44,15 +50,31 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         None => Draft::new(kind::READY, Is::True, "Valid", "the policy is valid"),
         Some(p) => Draft::new(kind::READY, Is::False, p.reason(), p.to_string()),
     };
-    let blocked = budget(&defib_core::fleet::Fleet { policy: count, ..Default::default() }, &limits, &ctx.limits);
+    let blocked = budget(
+        &defib_core::fleet::Fleet {
+            policy: count,
+            ..Default::default()
+        },
+        &limits,
+        &ctx.limits,
+    );
     let allowed = match (&problem, pause, &blocked) {
         (Some(p), _, _) => Draft::new(kind::RESET_ALLOWED, Is::False, p.reason(), p.to_string()),
-        (None, Some(p), _) => Draft::new(kind::RESET_ALLOWED, Is::False, "Paused", format!("paused by {}: {}", p.owner, p.reason)),
+        (None, Some(p), _) => Draft::new(
+            kind::RESET_ALLOWED,
+            Is::False,
+            "Paused",
+            format!("paused by {}: {}", p.owner, p.reason),
+        ),
         (None, None, Some(b)) => Draft::new(kind::RESET_ALLOWED, Is::False, b.reason, b.message.clone()),
         (None, None, None) => Draft::new(kind::RESET_ALLOWED, Is::True, "WithinBudget", "the budget leaves room for a reset"),
     };
     let old = policy.status.clone().unwrap_or_default();
-    let room = if allowed.is == Is::True { limits.max_in_flight.saturating_sub(count.in_flight) } else { 0 };
+    let room = if allowed.is == Is::True {
+        limits.max_in_flight.saturating_sub(count.in_flight)
+    } else {
+        0
+    };
     let status = HealthPolicyStatus {
         observed_generation: policy.metadata.generation,
         managed_vms: u32::try_from(managed).ok(),
@@ -64,7 +86,11 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
     if status != old {
         let policies: Api<HealthPolicy> = Api::namespaced(ctx.client.clone(), &key.0);
         let body = status_patch(&old, &status);
-        call("write the HealthPolicy's status", policies.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body))).await?;
+        call(
+            "write the HealthPolicy's status",
+            policies.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+        )
+        .await?;
     }
     Ok(again(REFRESH))
 }
@@ -73,7 +99,9 @@ fn limits(spec: &HealthPolicySpec) -> Limits {
     let budget = spec.budget.clone().unwrap_or_default();
     Limits {
         max_in_flight: budget.max_in_flight.unwrap_or(built_in::MAX_IN_FLIGHT),
-        max_unhealthy: budget.max_unhealthy.unwrap_or_else(|| defib_api::IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into())),
+        max_unhealthy: budget
+            .max_unhealthy
+            .unwrap_or_else(|| defib_api::IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into())),
     }
 }
 
@@ -96,7 +124,10 @@ pub async fn create_default(client: &Client, namespace: &str) -> Result<(), Erro
     let mut policy = HealthPolicy::new(
         "default",
         HealthPolicySpec {
-            reset_policy: Some(ResetPolicy { mode: Some(Mode::Enforce), ..ResetPolicy::default() }),
+            reset_policy: Some(ResetPolicy {
+                mode: Some(Mode::Enforce),
+                ..ResetPolicy::default()
+            }),
             ..HealthPolicySpec::default()
         },
     );

@@ -30,7 +30,10 @@ pub async fn call<T>(step: &'static str, call: impl Future<Output = kube::Result
         Ok(Ok(value)) => Ok(value),
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Error::Conflict { step }),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(Error::Gone { step }),
-        Ok(Err(source)) => Err(Error::Kubernetes { step, source: Box::new(source) }),
+        Ok(Err(source)) => Err(Error::Kubernetes {
+            step,
+            source: Box::new(source),
+        }),
         Err(_) => Err(Error::Timeout { step, after: DEADLINE }),
     }
 }

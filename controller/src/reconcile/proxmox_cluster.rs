@@ -57,16 +57,32 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
     let old = ctx.cluster_view(&key).unwrap_or_default();
     let read = read(&ctx, cluster, &key).await;
     let (view, nodes, slow) = match read {
-        Ok((client, vms, nodes, slow)) => (ClusterView { client: Some(client), vms, read: true, error: None }, Some(nodes), slow),
+        Ok((client, vms, nodes, slow)) => (
+            ClusterView {
+                client: Some(client),
+                vms,
+                read: true,
+                error: None,
+            },
+            Some(nodes),
+            slow,
+        ),
         Err((error, client)) => {
-            let failed = ClusterView { client: client.or_else(|| old.client.clone()), error: Some((error.reason(), error.to_string())), ..(*old).clone() };
+            let failed = ClusterView {
+                client: client.or_else(|| old.client.clone()),
+                error: Some((error.reason(), error.to_string())),
+                ..(*old).clone()
+            };
             (failed, None, Slow::default())
         }
     };
     let changed = changed_vms(&old, &view);
     let first_error = old.error.is_none() != view.error.is_none() || !old.read;
     let error = view.error.clone();
-    ctx.proxmox.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), Arc::new(view));
+    ctx.proxmox
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key.clone(), Arc::new(view));
     ctx.wake_vms(|vm| {
         let same_cluster = vm.namespace().as_deref() == Some(&key.0) && vm.spec.proxmox.cluster_ref.name == key.1;
         same_cluster && (first_error || changed.contains(&vm.spec.proxmox.vmid))
@@ -77,30 +93,61 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
 
 /// VMs whose row came, went or changed.
 fn changed_vms(old: &ClusterView, new: &ClusterView) -> std::collections::HashSet<u32> {
-    let differs = |a: &ClusterView, b: &ClusterView| -> Vec<u32> { a.vms.iter().filter(|(id, row)| b.vms.get(id) != Some(row)).map(|(id, _)| *id).collect() };
+    let differs = |a: &ClusterView, b: &ClusterView| -> Vec<u32> {
+        a.vms
+            .iter()
+            .filter(|(id, row)| b.vms.get(id) != Some(row))
+            .map(|(id, _)| *id)
+            .collect()
+    };
     differs(new, old).into_iter().chain(differs(old, new)).collect()
 }
 
 type Rows = HashMap<u32, (String, String)>;
 
-async fn read(ctx: &Context, cluster: &ProxmoxCluster, key: &Key) -> Result<(Client, Rows, Vec<ProxmoxNode>, Slow), (Error, Option<Client>)> {
+async fn read(
+    ctx: &Context,
+    cluster: &ProxmoxCluster,
+    key: &Key,
+) -> Result<(Client, Rows, Vec<ProxmoxNode>, Slow), (Error, Option<Client>)> {
     let (client, slow) = client(ctx, cluster, key).await.map_err(|e| (e, None))?;
     let proxmox = |step| {
         let client = client.clone();
-        move |source| (Error::Proxmox { step, source: Box::new(source) }, Some(client))
+        move |source| {
+            (
+                Error::Proxmox {
+                    step,
+                    source: Box::new(source),
+                },
+                Some(client),
+            )
+        }
     };
     let vms = client.resources().await.map_err(proxmox("list the VMs"))?;
     let mut nodes = client.nodes().await.map_err(proxmox("list the nodes"))?;
     let rows = vms.into_iter().map(|vm| (vm.vmid, (vm.node, vm.status.to_string()))).collect();
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
-    let nodes = nodes.into_iter().take(64).map(|n| ProxmoxNode { name: n.node, status: n.status.to_string() }).collect();
+    let nodes = nodes
+        .into_iter()
+        .take(64)
+        .map(|n| ProxmoxNode {
+            name: n.node,
+            status: n.status.to_string(),
+        })
+        .collect();
     Ok((client, rows, nodes, slow))
 }
 
 /// The client of a cluster: made anew when its spec or its Secrets changed, so that a rotated token needs no restart.
 async fn client(ctx: &Context, cluster: &ProxmoxCluster, key: &Key) -> Result<(Client, Slow), Error> {
     let now = ctx.clock.now().mono;
-    let known = ctx.proxmox_clients.inner.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned();
+    let known = ctx
+        .proxmox_clients
+        .inner
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(key)
+        .cloned();
     let spec_hash = Sha256::digest(serde_json::to_vec(&cluster.spec).unwrap_or_default());
     let failing = ctx.cluster_view(key).is_none_or(|v| v.error.is_some());
     if let Some(known) = &known
@@ -122,13 +169,27 @@ async fn client(ctx: &Context, cluster: &ProxmoxCluster, key: &Key) -> Result<(C
         _ => Client::new(config).map_err(|e| Error::ClusterSpec(e.to_string()))?,
     };
     let slow = slow(&client).await?;
-    let known = Known { made_of, client: client.clone(), slow: slow.clone(), at: now };
-    ctx.proxmox_clients.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), known);
+    let known = Known {
+        made_of,
+        client: client.clone(),
+        slow: slow.clone(),
+        at: now,
+    };
+    ctx.proxmox_clients
+        .inner
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key.clone(), known);
     Ok((client, slow))
 }
 
 async fn slow(client: &Client) -> Result<Slow, Error> {
-    let failed = |step| move |source| Error::Proxmox { step, source: Box::new(source) };
+    let failed = |step| {
+        move |source| Error::Proxmox {
+            step,
+            source: Box::new(source),
+        }
+    };
     let version = client.version().await.map_err(failed("read the version"))?;
     let permissions = client.permissions().await.map_err(failed("read the token's permissions"))?;
     let quorate = match client.cluster_status().await {
@@ -137,7 +198,11 @@ async fn slow(client: &Client) -> Result<Slow, Error> {
         Err(defib_proxmox::Error::Forbidden { .. }) => None,
         Err(error) => return Err(failed("read the cluster's status")(error)),
     };
-    Ok(Slow { version: Some(version.version), quorate, missing_privileges: missing(&permissions) })
+    Ok(Slow {
+        version: Some(version.version),
+        quorate,
+        missing_privileges: missing(&permissions),
+    })
 }
 
 /// Privileges that the token has nowhere. Which VMs it may act on is Proxmox's business, and shows when it does.
@@ -186,7 +251,9 @@ async fn secret(ctx: &Context, namespace: &str, name: &str) -> Result<Secret, Er
     match call("read a Secret of the ProxmoxCluster", secrets.get(name)).await {
         Err(Error::Gone { .. }) => Err(Error::ClusterSpec(format!("Secret {name:?} does not exist in this namespace"))),
         Err(Error::Kubernetes { source, .. }) if matches!(&*source, kube::Error::Api(s) if s.code == 403) => {
-            Err(Error::ClusterSpec(format!("Defib may not read Secret {name:?}; name it in the chart's values, proxmoxClusters[].tokenSecretRef or .tls.caSecretRef")))
+            Err(Error::ClusterSpec(format!(
+                "Defib may not read Secret {name:?}; name it in the chart's values, proxmoxClusters[].tokenSecretRef or .tls.caSecretRef"
+            )))
         }
         done => done,
     }
@@ -212,11 +279,21 @@ async fn write_status(
     let now = ctx.clock.now().wall;
     let ready = match &error {
         None if slow.missing_privileges.is_empty() => Draft::new(kind::READY, Is::True, "Connected", "the Proxmox API answers"),
-        None => Draft::new(kind::READY, Is::False, "MissingPrivileges", format!("the token lacks {}", slow.missing_privileges.join(", "))),
+        None => Draft::new(
+            kind::READY,
+            Is::False,
+            "MissingPrivileges",
+            format!("the token lacks {}", slow.missing_privileges.join(", ")),
+        ),
         Some((reason, message)) => Draft::new(kind::READY, Is::False, reason, message.clone()),
     };
     let certificate = match cluster.spec.tls.verify {
-        Some(Verify::None) => Draft::new(kind::CERTIFICATE_VERIFIED, Is::False, "NotVerified", "spec.tls.verify is None: whoever stands between can read the token and reset VMs"),
+        Some(Verify::None) => Draft::new(
+            kind::CERTIFICATE_VERIFIED,
+            Is::False,
+            "NotVerified",
+            "spec.tls.verify is None: whoever stands between can read the token and reset VMs",
+        ),
         _ => Draft::new(kind::CERTIFICATE_VERIFIED, Is::True, "Verified", "certificates are checked"),
     };
     let became = ready.reason;
@@ -241,10 +318,18 @@ async fn write_status(
     }
     let clusters: Api<ProxmoxCluster> = Api::namespaced(ctx.client.clone(), &key.0);
     let body = status_patch(&old, &status);
-    call("write the ProxmoxCluster's status", clusters.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body))).await?;
+    call(
+        "write the ProxmoxCluster's status",
+        clusters.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+    )
+    .await?;
     let before = defib_core::conditions::find(&old.conditions, kind::READY).map(|c| c.reason.clone());
     if before.as_deref() != Some(became) {
-        let kind = if error.is_some() { kube::runtime::events::EventType::Warning } else { kube::runtime::events::EventType::Normal };
+        let kind = if error.is_some() {
+            kube::runtime::events::EventType::Warning
+        } else {
+            kube::runtime::events::EventType::Normal
+        };
         ctx.event(cluster, kind, became, &message).await;
     }
     Ok(())

@@ -82,12 +82,19 @@ pub fn next_request(ctx: &Context, vm: &ManagedVM) -> Option<VMReset> {
 
 /// Whether a request may still run.
 pub fn may_run(reset: &VMReset, now: Timestamp) -> bool {
-    reset.spec.trigger == Trigger::Manual && !ended(reset) && reset.metadata.deletion_timestamp.is_none() && !expired(reset, now) && !too_far_ahead(reset)
+    reset.spec.trigger == Trigger::Manual
+        && !ended(reset)
+        && reset.metadata.deletion_timestamp.is_none()
+        && !expired(reset, now)
+        && !too_far_ahead(reset)
 }
 
 fn verdict(ctx: &Context, reset: &VMReset, vm: Option<&ManagedVM>, now: Timestamp) -> Option<(Outcome, String)> {
     if too_far_ahead(reset) {
-        return Some((Outcome::Expired, "notAfter lies more than 15 minutes ahead; create a new VMReset with a nearer one".into()));
+        return Some((
+            Outcome::Expired,
+            "notAfter lies more than 15 minutes ahead; create a new VMReset with a nearer one".into(),
+        ));
     }
     if let Some(other) = superseded_by(ctx, reset, vm) {
         return Some((Outcome::Superseded, format!("the VM was reset by {other} after this was asked for")));
@@ -120,7 +127,11 @@ fn superseded_by(ctx: &Context, reset: &VMReset, vm: Option<&ManagedVM>) -> Opti
         .iter()
         .filter_map(|r| r.0.as_ref().ok())
         .filter(|r| r.spec.vm_ref.name == reset.spec.vm_ref.name && r.namespace() == namespace && r.name_any() != name)
-        .find(|r| r.status.as_ref().is_some_and(|s| s.sent_time.is_some() && s.intent_time.is_some_and(|t| t >= asked)))
+        .find(|r| {
+            r.status
+                .as_ref()
+                .is_some_and(|s| s.sent_time.is_some() && s.intent_time.is_some_and(|t| t >= asked))
+        })
         .map(ResourceExt::name_any)
 }
 
@@ -160,7 +171,11 @@ async fn end(ctx: &Context, reset: &VMReset, outcome: Outcome, message: String, 
     let resets: Api<VMReset> = Api::namespaced(ctx.client.clone(), &reset.namespace().unwrap_or_default());
     // Over this version only: it may have begun to run a moment ago.
     let body = json!({ "metadata": { "resourceVersion": reset.resource_version() }, "status": status });
-    call("end the VMReset", resets.patch_status(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body))).await?;
+    call(
+        "end the VMReset",
+        resets.patch_status(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+    )
+    .await?;
     ctx.metrics.reset_finished(outcome);
     ctx.event(reset, kube::runtime::events::EventType::Warning, reason, &message).await;
     Ok(())
@@ -174,6 +189,10 @@ async fn own(ctx: &Context, reset: &VMReset, vm: &ManagedVM) -> Result<(), Error
     }
     let resets: Api<VMReset> = Api::namespaced(ctx.client.clone(), &reset.namespace().unwrap_or_default());
     let body = json!({ "metadata": { "ownerReferences": [owner], "resourceVersion": reset.resource_version() } });
-    call("own the VMReset", resets.patch(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body))).await?;
+    call(
+        "own the VMReset",
+        resets.patch(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+    )
+    .await?;
     Ok(())
 }

@@ -4,8 +4,8 @@ use super::{Keys, RunError};
 use crate::config::RunOptions;
 use crate::heartbeat::publisher::{KubeStatusWriter, Publisher};
 use crate::heartbeat::receiver::{self, Limits, PATH, Parts};
-use crate::heartbeat::serving::Serving;
 use crate::heartbeat::server::{CertificateFiles, ServeOptions, serve};
+use crate::heartbeat::serving::Serving;
 use crate::reconcile::Context;
 use axum::Router;
 use axum::extract::State;
@@ -57,14 +57,25 @@ pub async fn start(
     let mut serve_options = ServeOptions::new(parts.sink.clone());
     let tls = options.tls_cert_file.as_ref().zip(options.tls_key_file.as_ref());
     if let Some((cert, key)) = tls {
-        let files = CertificateFiles::load(cert, key).await.map_err(|e| RunError::Setting(e.to_string()))?;
+        let files = CertificateFiles::load(cert, key)
+            .await
+            .map_err(|e| RunError::Setting(e.to_string()))?;
         serve_options.tls = Some(files.acceptor().map_err(|e| RunError::Setting(e.to_string()))?);
         servers.spawn(files.follow(stop.clone()));
     }
     let address = listener.local_addr().unwrap_or(options.listen);
-    servers.spawn(serve(listener, receiver::router(parts, Limits::default()), serve_options, stop.clone()));
+    servers.spawn(serve(
+        listener,
+        receiver::router(parts, Limits::default()),
+        serve_options,
+        stop.clone(),
+    ));
 
-    let probes = Probes { ctx: ctx.clone(), serving: serving.clone(), registry: registry.clone() };
+    let probes = Probes {
+        ctx: ctx.clone(),
+        serving: serving.clone(),
+        registry: registry.clone(),
+    };
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
@@ -74,7 +85,12 @@ pub async fn start(
     let metrics_options = ServeOptions::new(Arc::new(Unconcerned));
     servers.spawn(serve(metrics_listener, router, metrics_options, stop.clone()));
 
-    let publisher = Publisher::new(ctx.ledger.clone(), KubeStatusWriter::new(ctx.client.clone()), ctx.clock, ctx.metrics.publisher.clone());
+    let publisher = Publisher::new(
+        ctx.ledger.clone(),
+        KubeStatusWriter::new(ctx.client.clone()),
+        ctx.clock,
+        ctx.metrics.publisher.clone(),
+    );
     servers.spawn(publisher.run(stop.clone()));
 
     let url = format!("{}://{}{PATH}", if tls.is_some() { "https" } else { "http" }, reachable(address));
@@ -85,7 +101,10 @@ pub async fn start(
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen { address: address.to_string(), source })
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen {
+        address: address.to_string(),
+        source,
+    })
 }
 
 /// Where this machine reaches an address that was listened on.
@@ -117,7 +136,12 @@ impl Loopback {
             .tls_danger_accept_invalid_certs(true)
             .build()
             .map_err(|e| RunError::Setting(format!("cannot make the client of our own report: {e}")))?;
-        Ok(Self { client, url, keys, serving })
+        Ok(Self {
+            client,
+            url,
+            keys,
+            serving,
+        })
     }
 
     async fn report(self) -> Result<bool, String> {
@@ -126,7 +150,14 @@ impl Loopback {
             return Ok(false);
         }
         let key = self.keys.borrow().canary();
-        let sent = self.client.post(&self.url).bearer_auth(key).header(header::CONTENT_TYPE, "application/json").body(CANARY_REPORT).send().await;
+        let sent = self
+            .client
+            .post(&self.url)
+            .bearer_auth(key)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(CANARY_REPORT)
+            .send()
+            .await;
         match sent {
             Ok(answer) if answer.status().is_success() => Ok(true),
             Ok(answer) => Err(format!("our own listener answered {}", answer.status())),
@@ -155,7 +186,11 @@ async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&probes.registry.gather(), &mut text) {
         Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], error.to_string().into_bytes()),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            error.to_string().into_bytes(),
+        ),
     }
 }
 

@@ -20,10 +20,34 @@ async fn a_good_report_is_accepted_and_told_when_to_come_back() {
     let seen = w.seen("db");
     assert_eq!(seen.report.map(|(_, r)| r.uptime_seconds), Some(10.0));
     assert!(w.ledger.newest_received(&vm("db")).is_some());
-    let built_in = w.report("web", &good(10.0)).await;
-    assert_eq!(built_in.json["nextReportSeconds"], 30, "of whom the decider has said nothing yet");
+    w.know("new", 1);
+    let soon = w.report("new", &good(10.0)).await;
+    assert_eq!(soon.json["nextReportSeconds"], 1, "of whom the decider has said nothing yet");
     assert_eq!(w.metric("defib_reports_total", Some("accepted")), 2.0);
     assert_eq!(w.metric("defib_report_requests_in_flight", None), 0.0);
+}
+
+/// The silence of a VM is measured by what its agent was told: an answer and the ledger that disagree would take a patient agent for a silent one.
+#[tokio::test]
+async fn what_the_agent_is_told_is_what_is_kept() {
+    let w = World::new();
+    let expect = |report_seconds| {
+        let expectation = Expectation {
+            report_seconds,
+            ..Expectation::default()
+        };
+        w.ledger.expect(&vm("web"), expectation);
+    };
+    assert_eq!(w.report("web", &good(10.0)).await.json["nextReportSeconds"], 30);
+    expect(600);
+    assert_eq!(w.seen("web").promised_seconds, Some(30));
+    assert_eq!(
+        w.report("web", &good(5.0)).await.json["nextReportSeconds"],
+        30,
+        "a stale report changes nothing"
+    );
+    assert_eq!(w.report("web", &good(40.0)).await.json["nextReportSeconds"], 600);
+    assert_eq!(w.seen("web").promised_seconds, Some(600));
 }
 
 #[tokio::test]

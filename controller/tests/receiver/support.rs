@@ -110,6 +110,11 @@ impl World {
             ..Expectation::default()
         };
         world.ledger.expect(&vm("db"), expectation);
+        let expectation = Expectation {
+            report_seconds: 30,
+            ..Expectation::default()
+        };
+        world.ledger.expect(&vm("web"), expectation);
         world
     }
 

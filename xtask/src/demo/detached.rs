@@ -58,7 +58,11 @@ pub fn start() -> Result<()> {
             bail!("the demo ended; its log is {}", log.display());
         }
         if Instant::now() > deadline {
-            bail!("the demo is not ready after {} minutes; its log is {}", PATIENCE.as_secs() / 60, log.display());
+            bail!(
+                "the demo is not ready after {} minutes; its log is {}",
+                PATIENCE.as_secs() / 60,
+                log.display()
+            );
         }
         std::thread::sleep(Duration::from_millis(300));
     }

@@ -12,14 +12,31 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Two of the demo's time-outs and some: long enough to see that nothing happens.
 const WHILE: Duration = Duration::from_secs(12);
 
+type Step = fn(&Lab) -> Result<()>;
+
 pub fn play(lab: &Lab, say: &dyn Fn(&str), interrupted: &Receiver<()>) -> Result<()> {
-    let steps: [(&str, fn(&Lab) -> Result<()>); 7] = [
-        ("Twelve VMs on three nodes. Eleven run the agent, and are healthy; one has none.", all_healthy),
-        ("web-1 (101) hangs: its processes stop, QEMU goes on. To Proxmox it looks well.", hang_web_1),
-        ("Its heartbeat is missing. Defib resets it, and believes in it only when it reports from a new boot.", web_1_comes_back),
+    let steps: [(&str, Step); 7] = [
+        (
+            "Twelve VMs on three nodes. Eleven run the agent, and are healthy; one has none.",
+            all_healthy,
+        ),
+        (
+            "web-1 (101) hangs: its processes stop, QEMU goes on. To Proxmox it looks well.",
+            hang_web_1,
+        ),
+        (
+            "Its heartbeat is missing. Defib resets it, and believes in it only when it reports from a new boot.",
+            web_1_comes_back,
+        ),
         ("The record of it:", record),
-        ("db-1 (104) hangs while a backup holds its lock: the reset waits for the backup.", locked_one_waits),
-        ("wiki (108) is paused by its owner, then hangs: it is left alone. appliance (112) never had an agent: it is never touched.", left_alone),
+        (
+            "db-1 (104) hangs while a backup holds its lock: the reset waits for the backup.",
+            locked_one_waits,
+        ),
+        (
+            "wiki (108) is paused by its owner, then hangs: it is left alone. appliance (112) never had an agent: it is never touched.",
+            left_alone,
+        ),
         ("A person asks for a reset of git (107), which is healthy.", manual),
     ];
     for (text, step) in steps {
@@ -45,13 +62,24 @@ fn all_healthy(lab: &Lab) -> Result<()> {
         let vms = lab.list("managedvms.defib.dev")?;
         let states: Vec<String> = vms.iter().map(|vm| condition(vm, "Ready").0).collect();
         let healthy = states.iter().filter(|s| *s == "Healthy").count();
-        Ok(if healthy == 11 { Ok(()) } else { Err(format!("{healthy} of 11 are: {states:?}")) })
+        Ok(if healthy == 11 {
+            Ok(())
+        } else {
+            Err(format!("{healthy} of 11 are: {states:?}"))
+        })
     })?;
-    ensure!(lab.state("appliance")? == "NeverReported", "the VM without an agent is shown as such");
+    ensure!(
+        lab.state("appliance")? == "NeverReported",
+        "the VM without an agent is shown as such"
+    );
     // The rest of the row comes with the publisher's next round.
     until(PATIENCE, "usage is published", || {
         let vm = lab.get("managedvms.defib.dev", "web-1")?;
-        Ok(if vm["status"]["usage"]["memoryPercent"].is_u64() { Ok(()) } else { Err("not yet".into()) })
+        Ok(if vm["status"]["usage"]["memoryPercent"].is_u64() {
+            Ok(())
+        } else {
+            Err("not yet".into())
+        })
     })?;
     table(lab, &["vms.defib.dev"])
 }
@@ -69,13 +97,21 @@ fn hang_web_1(lab: &Lab) -> Result<()> {
 
 fn web_1_comes_back(lab: &Lab) -> Result<()> {
     lab.wait_state("web-1", &["Healthy"], PATIENCE)?;
-    ensure!(lab.resets_of(101)? == 1, "Proxmox got exactly one reset of 101, not {}", lab.resets_of(101)?);
+    ensure!(
+        lab.resets_of(101)? == 1,
+        "Proxmox got exactly one reset of 101, not {}",
+        lab.resets_of(101)?
+    );
     table(lab, &["vms.defib.dev", "web-1"])
 }
 
 fn newest_reset(lab: &Lab, vm: &str) -> Result<Value> {
     let of_vm = |r: &Value| r["spec"]["vmRef"]["name"] == vm;
-    let newest = lab.list("vmresets")?.into_iter().filter(of_vm).max_by_key(|r| r["metadata"]["creationTimestamp"].to_string());
+    let newest = lab
+        .list("vmresets")?
+        .into_iter()
+        .filter(of_vm)
+        .max_by_key(|r| r["metadata"]["creationTimestamp"].to_string());
     newest.ok_or_else(|| anyhow::anyhow!("no VMReset of {vm}"))
 }
 
@@ -83,11 +119,21 @@ fn record(lab: &Lab) -> Result<()> {
     let reset = newest_reset(lab, "web-1")?;
     let status = &reset["status"];
     ensure!(status["outcome"] == "Recovered", "the outcome is {}", status["outcome"]);
-    ensure!(status["bootIDBefore"] != status["bootIDAfter"] && status["bootIDAfter"].is_string(), "the boot id is a new one");
-    ensure!(status["bootIDAfter"] == boot_id(lab, "web-1")?, "the boot id that proved it is the one that the VM reports");
+    ensure!(
+        status["bootIDBefore"] != status["bootIDAfter"] && status["bootIDAfter"].is_string(),
+        "the boot id is a new one"
+    );
+    ensure!(
+        status["bootIDAfter"] == boot_id(lab, "web-1")?,
+        "the boot id that proved it is the one that the VM reports"
+    );
     table(lab, &["vmresets"])?;
     println!("   {}", status["message"].as_str().unwrap_or_default());
-    println!("   before {}\n   after  {}", status["bootIDBefore"].as_str().unwrap_or_default(), status["bootIDAfter"].as_str().unwrap_or_default());
+    println!(
+        "   before {}\n   after  {}",
+        status["bootIDBefore"].as_str().unwrap_or_default(),
+        status["bootIDAfter"].as_str().unwrap_or_default()
+    );
     let events = lab.kubectl(&["events", "-n", NAMESPACE, "--for", "managedvm/web-1", "--no-headers"])?;
     println!("{}", events.trim_end());
     for expected in ["Silent", "ResetSent", "Recovered"] {
@@ -101,9 +147,20 @@ fn locked_one_waits(lab: &Lab) -> Result<()> {
     lab.pve(&["hang", "104"])?;
     until(PATIENCE, "the lock is what blocks the reset", || {
         let (reason, message) = condition(&lab.get("managedvms.defib.dev", "db-1")?, "ResetAllowed");
-        Ok(if reason == "Locked" { Ok(println!("   ResetAllowed=False, Locked: {message}")) } else { Err(format!("{reason}: {message}")) })
+        Ok(if reason == "Locked" {
+            Ok(message)
+        } else {
+            Err(format!("{reason}: {message}"))
+        })
+    })
+    .map(|message| println!("   ResetAllowed=False, Locked: {message}"))?;
+    never(WHILE, "a reset of a locked VM", || {
+        Ok(if lab.resets_of(104)? == 0 {
+            Ok(())
+        } else {
+            Err("Proxmox got one".into())
+        })
     })?;
-    never(WHILE, "a reset of a locked VM", || Ok(if lab.resets_of(104)? == 0 { Ok(()) } else { Err("Proxmox got one".into()) }))?;
     println!("   the backup ends");
     lab.pve(&["unlock", "104"])?;
     lab.wait_state("db-1", &["Healthy"], PATIENCE)?;
@@ -119,7 +176,11 @@ fn left_alone(lab: &Lab) -> Result<()> {
     lab.pve(&["hang", "112"])?;
     lab.wait_state("wiki", &["Silent"], PATIENCE)?;
     never(WHILE, "a reset of a paused VM, or of one without an agent", || {
-        Ok(if lab.resets_of(108)? + lab.resets_of(112)? == 0 { Ok(()) } else { Err("Proxmox got one".into()) })
+        Ok(if lab.resets_of(108)? + lab.resets_of(112)? == 0 {
+            Ok(())
+        } else {
+            Err("Proxmox got one".into())
+        })
     })?;
     table(lab, &["vms.defib.dev", "wiki", "appliance", "-o", "wide"])?;
     let (reason, message) = condition(&lab.get("managedvms.defib.dev", "wiki")?, "ResetAllowed");
@@ -139,13 +200,22 @@ fn manual(lab: &Lab) -> Result<()> {
     until(PATIENCE, "the requested reset has ended", || {
         let reset = lab.get("vmreset", "git-by-hand")?;
         let outcome = reset["status"]["outcome"].as_str().unwrap_or("none yet");
-        Ok(if outcome == "Recovered" { Ok(()) } else { Err(format!("its outcome is {outcome}: {}", reset["status"]["message"])) })
+        Ok(if outcome == "Recovered" {
+            Ok(())
+        } else {
+            Err(format!("its outcome is {outcome}: {}", reset["status"]["message"]))
+        })
     })?;
-    ensure!(boot_id(lab, "git")? != before || lab.resets_of(107)? == 1, "git reports from a new boot");
+    ensure!(
+        boot_id(lab, "git")? != before || lab.resets_of(107)? == 1,
+        "git reports from a new boot"
+    );
     table(lab, &["vmresets"])
 }
 
 fn in_minutes(minutes: u64) -> Result<String> {
-    let out = std::process::Command::new("date").args(["-u", "-d", &format!("+{minutes} minutes"), "+%Y-%m-%dT%H:%M:%SZ"]).output()?;
+    let out = std::process::Command::new("date")
+        .args(["-u", "-d", &format!("+{minutes} minutes"), "+%Y-%m-%dT%H:%M:%SZ"])
+        .output()?;
     Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }

@@ -18,9 +18,14 @@ pub fn write(plane: &ControlPlane, folder: &Path, vms: &[FleetVm], port: u16) ->
     std::fs::create_dir_all(folder.join("agents"))?;
     for vm in vms.iter().filter(|vm| vm.agent) {
         let mut defib = Command::new(program("defib")?);
-        defib.args(["key", "--namespace", SYSTEM, &format!("{NAMESPACE}/{}", vm.name)]).env("KUBECONFIG", plane.kubeconfig());
+        defib
+            .args(["key", "--namespace", SYSTEM, &format!("{NAMESPACE}/{}", vm.name)])
+            .env("KUBECONFIG", plane.kubeconfig());
         let key = output(defib)?;
-        let text = format!("DEFIB_URL=http://127.0.0.1:{port}\nDEFIB_KEY={}\nDEFIB_REPORT_SECONDS=1\n", key.trim());
+        let text = format!(
+            "DEFIB_URL=http://127.0.0.1:{port}\nDEFIB_KEY={}\nDEFIB_REPORT_SECONDS=1\n",
+            key.trim()
+        );
         private(&config(folder, vm.vmid), &text)?;
     }
     Ok(())

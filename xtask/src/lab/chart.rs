@@ -15,9 +15,14 @@ pub fn install(plane: &ControlPlane, folder: &Path) -> Result<()> {
     let values = folder.join("values.yaml");
     let [token, ca] = SECRETS;
     // The ProxmoxCluster itself follows when the simulator has its ports: here are only the rights to read its Secrets.
-    let text = format!("proxmoxClusters:\n- {{name: pve, namespace: {NAMESPACE}, create: false, tokenSecretRef: {{name: {token}}}, tls: {{caSecretRef: {{name: {ca}}}}}}}\n");
+    let text = format!(
+        "proxmoxClusters:\n- {{name: pve, namespace: {NAMESPACE}, create: false, tokenSecretRef: {{name: {token}}}, tls: {{caSecretRef: {{name: {ca}}}}}}}\n"
+    );
     std::fs::write(&values, text)?;
-    super::kube::apply_text(plane, &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"))?;
+    super::kube::apply_text(
+        plane,
+        &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"),
+    )?;
     let mut helm = Command::new(tools::helm()?.path);
     helm.args(["install", "defib"])
         .arg(root().join("charts/defib"))

@@ -32,18 +32,40 @@ pub struct FleetVm {
 impl FleetVm {
     /// A VM with an agent and nothing special.
     pub fn new(vmid: u32, name: &str, node: &str) -> Self {
-        Self { vmid, name: name.into(), node: node.into(), agent: true, spec: json!({}) }
+        Self {
+            vmid,
+            name: name.into(),
+            node: node.into(),
+            agent: true,
+            spec: json!({}),
+        }
     }
 }
 
 /// The twelve VMs of the demo on three nodes.
 pub fn demo_fleet() -> Vec<FleetVm> {
-    let names = ["web-1", "web-2", "web-3", "db-1", "db-2", "mail", "git", "wiki", "ci", "cache", "files", "appliance"];
+    let names = [
+        "web-1",
+        "web-2",
+        "web-3",
+        "db-1",
+        "db-2",
+        "mail",
+        "git",
+        "wiki",
+        "ci",
+        "cache",
+        "files",
+        "appliance",
+    ];
     let nodes = ["pve1", "pve2", "pve3"];
     (101u32..)
         .zip(names)
         .zip(nodes.iter().cycle())
-        .map(|((vmid, name), node)| FleetVm { agent: name != "appliance", ..FleetVm::new(vmid, name, node) })
+        .map(|((vmid, name), node)| FleetVm {
+            agent: name != "appliance",
+            ..FleetVm::new(vmid, name, node)
+        })
         .collect()
 }
 
@@ -68,7 +90,12 @@ pub fn cluster(plane: &ControlPlane, folder: &Path) -> Result<()> {
     let state = folder.join("pve");
     let endpoints: Value = serde_json::from_str(&std::fs::read_to_string(state.join("endpoints.json"))?)?;
     let ca = std::fs::read_to_string(state.join("pve-root-ca.pem"))?;
-    let urls: Vec<&Value> = endpoints["endpoints"].as_array().context("endpoints.json has no list")?.iter().map(|e| &e["url"]).collect();
+    let urls: Vec<&Value> = endpoints["endpoints"]
+        .as_array()
+        .context("endpoints.json has no list")?
+        .iter()
+        .map(|e| &e["url"])
+        .collect();
     let [token, ca_secret] = SECRETS;
     let meta = |name: &str| json!({ "name": name, "namespace": NAMESPACE });
     let objects = [

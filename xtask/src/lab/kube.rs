@@ -12,7 +12,12 @@ pub fn kubectl(plane: &ControlPlane, args: &[&str], input: Option<&str>) -> Resu
     let mut command = plane.kubectl();
     command.args(args);
     let Some(input) = input else { return output(command) };
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot run kubectl")?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run kubectl")?;
     child.stdin.take().context("kubectl has no stdin")?.write_all(input.as_bytes())?;
     let out = child.wait_with_output()?;
     if !out.status.success() {
@@ -50,7 +55,12 @@ pub fn service_account(plane: &ControlPlane, folder: &Path, namespace: &str, nam
 /// Writes a file that only its owner may read.
 pub fn private(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     Ok(())
 }

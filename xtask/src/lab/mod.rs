@@ -69,13 +69,19 @@ impl Lab {
         };
         let path = folder.path().to_path_buf();
         say("control plane: etcd, kube-apiserver, kube-controller-manager");
-        let control_plane = ControlPlane::start(control_plane::Options { tools: Some(tools::ensure()?), ..Default::default() })?;
+        let control_plane = ControlPlane::start(control_plane::Options {
+            tools: Some(tools::ensure()?),
+            ..Default::default()
+        })?;
         let (port, metrics_port) = (free_port()?, free_port()?);
         say("chart: CRDs, ServiceAccount, RBAC (helm install)");
         chart::install(&control_plane, &path)?;
         let kubeconfig = kube::service_account(&control_plane, &path, SYSTEM, "defib")?;
         say("manifests: HealthPolicy, ManagedVMs");
-        kube::apply_text(&control_plane, &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"))?;
+        kube::apply_text(
+            &control_plane,
+            &format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"),
+        )?;
         for manifest in &options.manifests {
             kube::apply(&control_plane, manifest)?;
         }
@@ -84,7 +90,16 @@ impl Lab {
         say("Proxmox simulator: three nodes, HTTPS, guests that run the real agent");
         let simulator = start_simulator(&path, &options.fleet)?;
         fleet::cluster(&control_plane, &path)?;
-        let mut lab = Self { folder, control_plane, simulator, controller: None, kubeconfig, port, metrics_port, options };
+        let mut lab = Self {
+            folder,
+            control_plane,
+            simulator,
+            controller: None,
+            kubeconfig,
+            port,
+            metrics_port,
+            options,
+        };
         say("controller: defib run, with the rights of the chart's ServiceAccount");
         lab.start_controller()?;
         Ok(lab)
@@ -97,7 +112,16 @@ impl Lab {
     pub fn start_controller(&mut self) -> Result<()> {
         let mut command = leashed(&program("defib")?);
         command
-            .args(["run", "--plain-http", "--identity", "defib-0", "--namespace", SYSTEM, "--poll-seconds", "2"])
+            .args([
+                "run",
+                "--plain-http",
+                "--identity",
+                "defib-0",
+                "--namespace",
+                SYSTEM,
+                "--poll-seconds",
+                "2",
+            ])
             .arg(format!("--listen=127.0.0.1:{}", self.port))
             .arg(format!("--metrics-listen=127.0.0.1:{}", self.metrics_port))
             .args(&self.options.controller_args)
@@ -186,7 +210,11 @@ impl Lab {
     /// # Errors
     /// When the audit cannot be read.
     pub fn resets_of(&self, vmid: u32) -> Result<usize> {
-        Ok(self.requests()?.iter().filter(|row| row["action"] == "reset" && row["vmid"] == vmid).count())
+        Ok(self
+            .requests()?
+            .iter()
+            .filter(|row| row["action"] == "reset" && row["vmid"] == vmid)
+            .count())
     }
 
     /// kubectl as the administrator.
@@ -239,7 +267,11 @@ impl Lab {
     pub fn wait_state(&self, vm: &str, states: &[&str], patience: Duration) -> Result<()> {
         until(patience, &format!("{vm} is {}", states.join(" or ")), || {
             let state = self.state(vm)?;
-            Ok(if states.contains(&state.as_str()) { Ok(()) } else { Err(format!("it is {state}")) })
+            Ok(if states.contains(&state.as_str()) {
+                Ok(())
+            } else {
+                Err(format!("it is {state}"))
+            })
         })
     }
 
@@ -247,7 +279,11 @@ impl Lab {
     pub fn controller_log(&self, lines: usize) -> String {
         let text = std::fs::read_to_string(self.folder.path().join("defib.log")).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
-        all.iter().skip(all.len().saturating_sub(lines)).copied().collect::<Vec<_>>().join("\n")
+        all.iter()
+            .skip(all.len().saturating_sub(lines))
+            .copied()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Stops everything.
@@ -277,7 +313,9 @@ fn rows(lines: &str) -> Result<Vec<Value>> {
 
 /// Reason and message of a condition.
 pub fn condition(object: &Value, type_: &str) -> (String, String) {
-    let found = object["status"]["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == type_));
+    let found = object["status"]["conditions"]
+        .as_array()
+        .and_then(|all| all.iter().find(|c| c["type"] == type_));
     let text = |field: &str| found.and_then(|c| c[field].as_str()).unwrap_or("none").to_owned();
     (text("reason"), text("message"))
 }
@@ -290,7 +328,13 @@ fn start_simulator(folder: &Path, vms: &[FleetVm]) -> Result<Process> {
     command.arg("serve").arg("--config").arg(&config).arg("--state-dir").arg(&state);
     let mut simulator = Process::start("pve-sim", command, &folder.join("pve-sim.log"))?;
     let endpoints = state.join("endpoints.json");
-    simulator.wait_ready(Duration::from_secs(30), || if endpoints.is_file() { Ok(()) } else { Err("no endpoints yet".into()) })?;
+    simulator.wait_ready(Duration::from_secs(30), || {
+        if endpoints.is_file() {
+            Ok(())
+        } else {
+            Err("no endpoints yet".into())
+        }
+    })?;
     Ok(simulator)
 }
 

@@ -258,6 +258,7 @@ impl Ledger {
                 waiting.remove(&(at, vm));
                 continue;
             };
+            let told = entry.told_seconds();
             let publication = &mut entry.publication;
             publication.stand(Place::InCall, &vm, queues);
             let Some(newest) = &publication.newest else {
@@ -266,7 +267,7 @@ impl Ledger {
             };
             return Some(Patch {
                 report: newest.report.clone(),
-                heartbeat: status::heartbeat(&newest.report, newest.received, newest.boot_time, entry.expectation.told_seconds()),
+                heartbeat: status::heartbeat(&newest.report, newest.received, newest.boot_time, told),
                 uid: entry.uid.clone(),
                 version: newest.version,
                 dirty_since: publication.dirty_since.take().unwrap_or(at),

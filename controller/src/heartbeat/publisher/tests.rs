@@ -293,6 +293,27 @@ async fn after_a_restart_a_mere_beat_is_a_mere_beat() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_period_that_is_published_is_the_one_that_the_agent_was_told() {
+    let w = World::with_latency(Duration::from_secs(1));
+    let vm = VmKey::new("default", "db");
+    let expect = |report_seconds| {
+        let expectation = Expectation {
+            report_seconds,
+            ..Expectation::default()
+        };
+        w.ledger.expect(&vm, expectation);
+    };
+    w.stop.cancel();
+    w.known(&vm, None);
+    expect(30);
+    w.report(&vm, "boot-1");
+    expect(600);
+    let patch = w.ledger.next_patch(Queue::Urgent).unwrap();
+    assert_eq!(patch.heartbeat.report_seconds, Some(30));
+    w.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_shutdown_waits_for_calls_under_way_and_starts_none() {
     let w = World::with_latency(Duration::from_secs(2));
     let vm = VmKey::new("default", "db");

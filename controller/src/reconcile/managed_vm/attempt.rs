@@ -68,26 +68,48 @@ async fn prepare(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) ->
     let withdrawal = |reason, message: String| Withdrawal { reason, message };
     if intent.current.trigger == Trigger::Automatic {
         let live = live_intents(ctx, facts).await.map_err(|e| withdrawal(e.reason(), e.to_string()))?;
-        let policy = Limits { max_in_flight: facts.effective.max_in_flight, max_unhealthy: facts.effective.max_unhealthy.clone() };
+        let policy = Limits {
+            max_in_flight: facts.effective.max_in_flight,
+            max_unhealthy: facts.effective.max_unhealthy.clone(),
+        };
         if over_committed(live, &policy, &ctx.limits) {
-            return Err(withdrawal("MaxInFlight", format!("{} resets were begun at the same time, more than the budgets allow", live[2])));
+            return Err(withdrawal(
+                "MaxInFlight",
+                format!("{} resets were begun at the same time, more than the budgets allow", live[2]),
+            ));
         }
     }
-    record::open(ctx, &facts.vm, intent).await.map_err(|e| withdrawal(e.reason(), format!("its VMReset could not be written: {e}")))?;
+    record::open(ctx, &facts.vm, intent)
+        .await
+        .map_err(|e| withdrawal(e.reason(), format!("its VMReset could not be written: {e}")))?;
     let Some(client) = facts.client() else {
-        return Err(withdrawal("ProxmoxUnreachable", "the ProxmoxCluster cannot be used any more".into()));
+        return Err(withdrawal(
+            "ProxmoxUnreachable",
+            "the ProxmoxCluster cannot be used any more".into(),
+        ));
     };
-    let connection = client.open(Some(&intent.current.node)).await.map_err(|e| withdrawal(e.reason(), e.to_string()))?;
+    let connection = client
+        .open(Some(&intent.current.node))
+        .await
+        .map_err(|e| withdrawal(e.reason(), e.to_string()))?;
     last_check(ctx, facts, intent, decided)?;
     Ok(connection)
 }
 
 /// The last look before the request leaves. After it there is only the fence: Proxmox closes a connection that was idle for 5 s.
 fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Result<(), Withdrawal> {
-    let withdrawal = |reason, message: &str| Err(Withdrawal { reason, message: message.into() });
+    let withdrawal = |reason, message: &str| {
+        Err(Withdrawal {
+            reason,
+            message: message.into(),
+        })
+    };
     let now = ctx.clock.now();
     if now.mono.since(decided.mono) >= INTENT_EXPIRES || now.age(intent.current.intent_time) >= INTENT_EXPIRES {
-        return withdrawal("IntentExpired", "it was decided over 10 s ago, and what was true then may not be any more");
+        return withdrawal(
+            "IntentExpired",
+            "it was decided over 10 s ago, and what was true then may not be any more",
+        );
     }
     if !ctx.witness.holds_lease() {
         return withdrawal("LeaseNotHeld", "this process does not hold the lease any more");
@@ -107,7 +129,11 @@ fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Re
 async fn live_intents(ctx: &Context, facts: &Facts) -> Result<[u32; 3], Error> {
     let all: Api<ManagedVM> = Api::all(ctx.client.clone());
     // The API server has an index for this field, so that the list is short whatever the fleet's size.
-    let intents = call("list the resets under way", all.list(&ListParams::default().fields("status.currentReset.name!="))).await?;
+    let intents = call(
+        "list the resets under way",
+        all.list(&ListParams::default().fields("status.currentReset.name!=")),
+    )
+    .await?;
     let mut counts = [0u32; 3];
     for vm in &intents.items {
         let (namespace, _) = key_of(vm);
@@ -136,7 +162,10 @@ pub async fn withdraw(ctx: &Context, facts: &Facts, current: &CurrentReset, why:
         wait
     });
     ctx.metrics.reset_withdrawn(why.reason);
-    let note = format!("VMReset {} was taken back ({}): {}; it costs no attempt", current.name, why.reason, why.message);
+    let note = format!(
+        "VMReset {} was taken back ({}): {}; it costs no attempt",
+        current.name, why.reason, why.message
+    );
     ctx.event(&facts.vm, EventType::Normal, "ResetWithdrawn", &note).await;
     Ok(again(wait))
 }

@@ -29,7 +29,8 @@ pub async fn patch(ctx: &Context, step: &'static str, vm: &ManagedVM, status: se
     });
     let name = vm.name_any();
     let written = call(step, vms.patch_status(&name, &PatchParams::apply(DECIDER), &Patch::Merge(&body))).await;
-    ctx.witness.wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
+    ctx.witness
+        .wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
     let written = written?;
     ctx.remember(&super::super::context::vm_key(vm), |m| m.latest = Some(Arc::new(written.clone())));
     Ok(written)
@@ -50,7 +51,11 @@ pub async fn enter(ctx: &Context, vm: &ManagedVM, books: &Books) -> Result<(), E
     let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default());
     let live = call("read the ManagedVM", vms.get(&vm.name_any())).await?;
     let entered = live.status.and_then(|s| s.current_reset);
-    if entered.is_some() && entered == books.current { Ok(()) } else { Err(error) }
+    if entered.is_some() && entered == books.current {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 /// Changes the books of a reset that is ours, whatever version the object has reached meanwhile.

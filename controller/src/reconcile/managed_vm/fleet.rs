@@ -49,8 +49,13 @@ fn stands(ctx: &Context, vm: &ManagedVM, now: Now) -> (Standing, Option<String>)
     let (namespace, policy_name) = policy_of(vm);
     let guard = ctx.policies.get(&ObjectRef::new(&policy_name).within(&namespace));
     let policy = guard.as_ref().and_then(|g| g.0.as_ref().ok());
-    let cluster = ctx.clusters.get(&ObjectRef::new(&vm.spec.proxmox.cluster_ref.name).within(&namespace));
-    let cluster_pauses = cluster.as_ref().and_then(|g| g.0.as_ref().ok()).map_or(&[][..], |c| c.spec.pauses.as_slice());
+    let cluster = ctx
+        .clusters
+        .get(&ObjectRef::new(&vm.spec.proxmox.cluster_ref.name).within(&namespace));
+    let cluster_pauses = cluster
+        .as_ref()
+        .and_then(|g| g.0.as_ref().ok())
+        .map_or(&[][..], |c| c.spec.pauses.as_slice());
     let policy_pauses = policy.map_or(&[][..], |p| p.spec.pauses.as_slice());
     let pauses = vm.spec.pauses.iter().chain(policy_pauses).chain(cluster_pauses);
     let paused = standing_pause(pauses, now.wall).is_some();
@@ -59,6 +64,12 @@ fn stands(ctx: &Context, vm: &ManagedVM, now: Now) -> (Standing, Option<String>)
     let heartbeat = ctx.ledger.view(&key);
     let hold_lifted = ctx.remember(&key, |m| m.hold_lifted);
     let listening = ctx.witness.view().since;
-    let vital = Vital { effective: &effective, status: vm.status.as_ref(), heartbeat: &heartbeat, since: listening.max(hold_lifted), listening };
+    let vital = Vital {
+        effective: &effective,
+        status: vm.status.as_ref(),
+        heartbeat: &heartbeat,
+        since: listening.max(hold_lifted),
+        listening,
+    };
     (standing(vm, &vital, paused, now), effective.policy)
 }

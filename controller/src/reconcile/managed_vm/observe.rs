@@ -103,7 +103,11 @@ impl Facts {
                 (_, Some(current)) => memory.journal = Some((current, now.mono)),
                 (_, None) => memory.journal = None,
             }
-            (memory.uuid, memory.journal.as_ref().map_or(Duration::ZERO, |(_, since)| now.mono.since(*since)), memory.hold_lifted)
+            (
+                memory.uuid,
+                memory.journal.as_ref().map_or(Duration::ZERO, |(_, since)| now.mono.since(*since)),
+                memory.hold_lifted,
+            )
         });
         let mut facts = Self {
             heartbeat: ctx.ledger.view(&key),
@@ -137,9 +141,15 @@ impl Facts {
     /// As the decision core takes it.
     pub fn observed<'a>(&'a self, ctx: &'a Context, now: Now) -> Observed<'a> {
         let observer = ctx.witness.view();
-        let published = self.vm.status.as_ref().and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.last_received_time);
+        let published = self
+            .vm
+            .status
+            .as_ref()
+            .and_then(|s| s.heartbeat.as_ref())
+            .and_then(|h| h.last_received_time);
         // Another Defib's publisher would leave times that are newer than our listening and that our ledger does not know.
-        let foreign_heartbeat = published.is_some_and(|t| t > now.wall_of(observer.since) && self.newest_received.is_none_or(|ours| t > ours));
+        let foreign_heartbeat =
+            published.is_some_and(|t| t > now.wall_of(observer.since) && self.newest_received.is_none_or(|ours| t > ours));
         Observed {
             vm: &self.vm,
             policy: found(&self.vm, self.policy.as_ref()),
@@ -190,20 +200,33 @@ impl Facts {
         let failed = |reason, message: String| LookFailed { reason, message };
         let unreachable = |e: defib_proxmox::Error| failed("ProxmoxUnreachable", format!("cannot look at the VM in Proxmox: {e}"));
         let Some(client) = self.client() else {
-            let why = self.view.as_ref().and_then(|v| v.error.as_ref()).map_or("it was not read yet", |(_, m)| m);
+            let why = self
+                .view
+                .as_ref()
+                .and_then(|v| v.error.as_ref())
+                .map_or("it was not read yet", |(_, m)| m);
             let name = &self.vm.spec.proxmox.cluster_ref.name;
             return Err(match self.cluster {
                 Some(_) => failed("ProxmoxUnreachable", format!("ProxmoxCluster {name:?} cannot be used: {why}")),
-                None => failed("ClusterNotFound", format!("ProxmoxCluster {name:?} does not exist in this namespace")),
+                None => failed(
+                    "ClusterNotFound",
+                    format!("ProxmoxCluster {name:?} does not exist in this namespace"),
+                ),
             });
         };
         let resources = client.resources().await.map_err(unreachable)?;
         let Some(row) = resources.into_iter().find(|r| r.vmid == vmid) else {
-            return Err(failed("VMNotFound", format!("Proxmox shows no VM {vmid}: it does not exist, or the token lacks VM.Audit on /vms/{vmid}")));
+            return Err(failed(
+                "VMNotFound",
+                format!("Proxmox shows no VM {vmid}: it does not exist, or the token lacks VM.Audit on /vms/{vmid}"),
+            ));
         };
         let (status, config, nodes) =
             tokio::try_join!(client.vm_status(&row.node, vmid), client.vm_config(&row.node, vmid), client.nodes()).map_err(unreachable)?;
-        let node_status = nodes.iter().find(|n| n.node == row.node).map_or_else(|| "unknown".into(), |n| n.status.to_string());
+        let node_status = nodes
+            .iter()
+            .find(|n| n.node == row.node)
+            .map_or_else(|| "unknown".into(), |n| n.status.to_string());
         Ok(Look {
             node: row.node,
             node_status,
@@ -254,7 +277,10 @@ pub fn policy_of(vm: &ManagedVM) -> (String, String) {
 /// The policy as the decision core takes it.
 pub fn found<'a>(vm: &'a ManagedVM, policy: Option<&'a HealthPolicy>) -> Found<'a> {
     match (policy, &vm.spec.policy_ref) {
-        (Some(p), _) => Found::Policy { name: p.metadata.name.as_deref().unwrap_or(DEFAULT_POLICY), spec: &p.spec },
+        (Some(p), _) => Found::Policy {
+            name: p.metadata.name.as_deref().unwrap_or(DEFAULT_POLICY),
+            spec: &p.spec,
+        },
         (None, Some(named)) => Found::Missing(&named.name),
         (None, None) => Found::None,
     }
@@ -264,11 +290,16 @@ fn inventory(vm: &ManagedVM, cluster: Option<&ProxmoxCluster>, view: Option<&Clu
     if cluster.is_none() {
         return Inventory::NoCluster;
     }
-    let unread = |message: &str| Inventory::Unread { message: message.to_owned() };
+    let unread = |message: &str| Inventory::Unread {
+        message: message.to_owned(),
+    };
     match view {
         None => unread("Proxmox was not read yet"),
         Some(view) => match (view.vms.get(&vm.spec.proxmox.vmid), &view.error) {
-            (Some((node, status)), _) => Inventory::Row { node: node.clone(), status: status.clone() },
+            (Some((node, status)), _) => Inventory::Row {
+                node: node.clone(),
+                status: status.clone(),
+            },
             (None, Some((_, message))) => unread(message),
             (None, None) if !view.read => unread("Proxmox was not read yet"),
             (None, None) => Inventory::Absent,

@@ -33,7 +33,10 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
         return Ok(Progress::Waits(at_deadline(decision.check_after)));
     };
     if current.holder == ctx.me && ctx.remember(&facts.key, |m| m.withdraw.as_deref() == Some(&current.name)) {
-        let why = Withdrawal { reason: "NotDelivered", message: "the request did not reach Proxmox".into() };
+        let why = Withdrawal {
+            reason: "NotDelivered",
+            message: "the request did not reach Proxmox".into(),
+        };
         return withdraw(ctx, facts, &current, why).await.map(Progress::Moved);
     }
     let now = ctx.clock.now();
@@ -43,9 +46,15 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
             Ok(Progress::Waits(at_deadline(decision.check_after)))
         }
         Step::TakeOver => {
-            let ours = CurrentReset { holder: ctx.me.clone(), ..current.clone() };
+            let ours = CurrentReset {
+                holder: ctx.me.clone(),
+                ..current.clone()
+            };
             books::patch(ctx, "take the journal over", &facts.vm, serde_json::json!({ "currentReset": ours })).await?;
-            let note = format!("VMReset {}: {} has not moved it for a minute, this process goes on with it", current.name, current.holder);
+            let note = format!(
+                "VMReset {}: {} has not moved it for a minute, this process goes on with it",
+                current.name, current.holder
+            );
             ctx.event(&facts.vm, EventType::Warning, "ResetTakenOver", &note).await;
             Ok(Progress::Moved(at_deadline(SOON)))
         }
@@ -70,7 +79,10 @@ pub async fn apply(ctx: &Context, facts: &Facts, current: &CurrentReset, change:
         Change::Wait(wait) => Ok(at_deadline(wait)),
         Change::Withdraw { reason, message } => withdraw(ctx, facts, current, Withdrawal { reason, message }).await,
         Change::Write(next) => {
-            let write = |books: Books| Books { current: Some((*next).clone()), ..books };
+            let write = |books: Books| Books {
+                current: Some((*next).clone()),
+                ..books
+            };
             let vm = books::update(ctx, &facts.key, current, write).await?;
             record::progress(ctx, &vm, &next).await?;
             Ok(at_deadline(SOON))
@@ -103,7 +115,11 @@ async fn search(ctx: &Context, facts: &Facts, current: &CurrentReset, since: jif
 async fn poll(facts: &Facts, upid: &str) -> Option<TaskEnd> {
     let parsed: Upid = match upid.parse() {
         Ok(parsed) => parsed,
-        Err(error) => return Some(TaskEnd::Unclear { text: format!("the journal holds a task id that cannot be read: {error}") }),
+        Err(error) => {
+            return Some(TaskEnd::Unclear {
+                text: format!("the journal holds a task id that cannot be read: {error}"),
+            });
+        }
     };
     match facts.client()?.task_status(&parsed).await {
         Ok(TaskStatus::Running) => None,
@@ -139,7 +155,8 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
         Outcome::Unknown => (EventType::Warning, "OutcomeUnknown"),
         Outcome::Failed | Outcome::Expired | Outcome::Superseded => (EventType::Warning, "ResetFailed"),
     };
-    ctx.event(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message)).await;
+    ctx.event(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message))
+        .await;
     record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
     Ok(at_deadline(SOON))
 }

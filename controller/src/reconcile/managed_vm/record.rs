@@ -61,7 +61,18 @@ async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str
     );
     reset.metadata.owner_references = vm.controller_owner_ref(&()).map(|o| vec![o]);
     reset.metadata.labels = Some(BTreeMap::from([(VM_LABEL.to_owned(), vm.name_any())]));
-    match call("create the VMReset", api(ctx, vm).create(&PostParams { field_manager: Some(DECIDER.into()), ..PostParams::default() }, &reset)).await {
+    match call(
+        "create the VMReset",
+        api(ctx, vm).create(
+            &PostParams {
+                field_manager: Some(DECIDER.into()),
+                ..PostParams::default()
+            },
+            &reset,
+        ),
+    )
+    .await
+    {
         Ok(_) => Ok(()),
         // Ours from before a crash or a lost answer: the name is made of VM, episode and attempt. AlreadyExists is a 409 like a conflict.
         Err(Error::Conflict { .. }) => Ok(()),
@@ -77,7 +88,9 @@ pub async fn progress(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> 
     let wanted = status_of(current);
     let (namespace, _) = key_of(vm);
     let known = super::super::cache::get(&ctx.resets, &namespace, &current.name).and_then(|r: VMReset| r.status);
-    if known.is_some_and(|s| s.state == wanted.state && s.upid == wanted.upid && s.task_end_time == wanted.task_end_time && s.message == wanted.message) {
+    if known.is_some_and(|s| {
+        s.state == wanted.state && s.upid == wanted.upid && s.task_end_time == wanted.task_end_time && s.message == wanted.message
+    }) {
         return Ok(());
     }
     write(ctx, vm, current, &wanted).await
@@ -131,7 +144,9 @@ async fn write(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, status: &V
 /// When it could not be written.
 pub async fn withdraw(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &Withdrawal) -> Result<(), Error> {
     let done = match current.trigger {
-        Trigger::Automatic => call("delete the VMReset", api(ctx, vm).delete(&current.name, &DeleteParams::default())).await.map(|_| ()),
+        Trigger::Automatic => call("delete the VMReset", api(ctx, vm).delete(&current.name, &DeleteParams::default()))
+            .await
+            .map(|_| ()),
         Trigger::Manual => pending(ctx, vm, &current.name, &format!("{}: {}", why.reason, why.message)).await,
     };
     match done {
@@ -146,13 +161,27 @@ pub async fn withdraw(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why
 /// When it could not be written.
 pub async fn pending(ctx: &Context, vm: &ManagedVM, name: &str, message: &str) -> Result<(), Error> {
     let message: String = message.chars().take(1024).collect();
-    patch(ctx, vm, name, &VMResetStatus { state: Some(ResetState::Pending), message: Some(message), ..VMResetStatus::default() }).await
+    patch(
+        ctx,
+        vm,
+        name,
+        &VMResetStatus {
+            state: Some(ResetState::Pending),
+            message: Some(message),
+            ..VMResetStatus::default()
+        },
+    )
+    .await
 }
 
 async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus) -> Result<(), Error> {
-    let written =
-        call("write the VMReset", api(ctx, vm).patch_status(name, &PatchParams::apply(DECIDER), &Patch::Merge(json!({ "status": status })))).await;
-    ctx.witness.wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
+    let written = call(
+        "write the VMReset",
+        api(ctx, vm).patch_status(name, &PatchParams::apply(DECIDER), &Patch::Merge(json!({ "status": status }))),
+    )
+    .await;
+    ctx.witness
+        .wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
     written.map(|_| ())
 }
 
@@ -182,7 +211,11 @@ fn status_of(current: &CurrentReset) -> VMResetStatus {
 
 /// Tasks of other resets of this VM.
 pub fn known_tasks(ctx: &Context, vm: &ManagedVM, except: &str) -> Vec<String> {
-    of_vm(ctx, vm).into_iter().filter(|r| r.name_any() != except).filter_map(|r| r.status.and_then(|s| s.upid)).collect()
+    of_vm(ctx, vm)
+        .into_iter()
+        .filter(|r| r.name_any() != except)
+        .filter_map(|r| r.status.and_then(|s| s.upid))
+        .collect()
 }
 
 /// Watched VMResets of this VM.
@@ -199,8 +232,10 @@ pub fn of_vm(ctx: &Context, vm: &ManagedVM) -> Vec<VMReset> {
 
 /// Deletes all but the newest ended records of this VM. A failure is only logged: the next end tries again.
 pub async fn retain(ctx: &Context, vm: &ManagedVM, limit: u32) {
-    let mut ended: Vec<VMReset> =
-        of_vm(ctx, vm).into_iter().filter(|r| r.status.as_ref().is_some_and(|s| s.state == Some(ResetState::Finished))).collect();
+    let mut ended: Vec<VMReset> = of_vm(ctx, vm)
+        .into_iter()
+        .filter(|r| r.status.as_ref().is_some_and(|s| s.state == Some(ResetState::Finished)))
+        .collect();
     ended.sort_by_key(|r| std::cmp::Reverse(r.metadata.creation_timestamp.as_ref().map(|t| t.0)));
     for old in ended.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)) {
         let name = old.name_any();

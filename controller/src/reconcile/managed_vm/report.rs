@@ -44,10 +44,18 @@ pub async fn status(ctx: &Context, facts: &Facts, decision: &Decision) -> Result
         }
     };
     set("conditions", conditions != old.conditions, json!(conditions));
-    set("observedGeneration", old.observed_generation != facts.vm.metadata.generation, json!(facts.vm.metadata.generation));
+    set(
+        "observedGeneration",
+        old.observed_generation != facts.vm.metadata.generation,
+        json!(facts.vm.metadata.generation),
+    );
     let identity = decision.identity.map(|u| u.to_string());
     set("identity", old.identity != identity && identity.is_some(), json!(identity));
-    set("resetsInWindow", old.resets_in_window != Some(decision.resets_in_window), json!(decision.resets_in_window));
+    set(
+        "resetsInWindow",
+        old.resets_in_window != Some(decision.resets_in_window),
+        json!(decision.resets_in_window),
+    );
     if let Some((node, power)) = facts.row() {
         set("node", old.node.as_deref() != Some(node), json!(node));
         set("power", old.power.as_deref() != Some(power), json!(power));
@@ -80,8 +88,16 @@ fn news(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, String)
                 }
         })
         .map(|c| {
-            let type_ = if c.status == "False" { EventType::Warning } else { EventType::Normal };
-            let reason = if c.type_ == kind::RESET_ALLOWED { format!("ResetBlocked{}", c.reason) } else { c.reason.clone() };
+            let type_ = if c.status == "False" {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            let reason = if c.type_ == kind::RESET_ALLOWED {
+                format!("ResetBlocked{}", c.reason)
+            } else {
+                c.reason.clone()
+            };
             (type_, reason, c.message.clone())
         })
         .collect()
@@ -92,7 +108,9 @@ fn news(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, String)
 /// # Errors
 /// When it could not be written.
 pub async fn waiting_request(ctx: &Context, facts: &Facts, decision: &Decision) -> Result<(), Error> {
-    let (Some(request), Some(blocked)) = (&facts.manual, &decision.manual_waits) else { return Ok(()) };
+    let (Some(request), Some(blocked)) = (&facts.manual, &decision.manual_waits) else {
+        return Ok(());
+    };
     let message = format!("{}: {}", blocked.reason, blocked.message);
     let status = request.status.clone().unwrap_or_default();
     if status.state == Some(ResetState::Pending) && status.message.as_deref() == Some(&message) {

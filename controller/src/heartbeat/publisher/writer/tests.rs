@@ -81,6 +81,7 @@ async fn it_writes_heartbeat_and_usage_and_nothing_else() {
                 "state": "Running",
                 "supervised": true,
                 "agentVersion": null,
+                "reportSeconds": null,
             },
             "usage": {
                 "cpuPercent": 7,
