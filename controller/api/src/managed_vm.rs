@@ -68,6 +68,25 @@ pub struct ManagedVMSpec {
     pub pauses: Vec<Pause>,
 }
 
+impl ManagedVMSpec {
+    /// A VM that declares nothing but which one it is.
+    pub fn new(cluster: impl Into<String>, vmid: u32) -> Self {
+        Self {
+            proxmox: ProxmoxVmRef {
+                cluster_ref: NameRef { name: cluster.into() },
+                vmid,
+            },
+            policy_ref: None,
+            identity: None,
+            agent: None,
+            heartbeat: None,
+            thresholds: Vec::new(),
+            reset_policy: None,
+            pauses: Vec::new(),
+        }
+    }
+}
+
 /// A VM by its cluster and VMID.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -173,26 +173,17 @@ fn grace_end(v: &Vital<'_>, now: Now) -> Option<Mono> {
 mod tests {
     use super::*;
     use crate::policy::{Found, effective};
-    use defib_api::{HeartbeatStatus, ManagedVMSpec, NameRef, ProxmoxVmRef};
+    use defib_api::{HeartbeatStatus, ManagedVMSpec};
 
     #[test]
     fn a_faster_policy_does_not_make_an_agent_late_that_was_told_a_slower_period() {
         let spec = ManagedVMSpec {
-            proxmox: ProxmoxVmRef {
-                cluster_ref: NameRef { name: "pve".into() },
-                vmid: 101,
-            },
-            policy_ref: None,
-            identity: None,
-            agent: None,
             heartbeat: Some(defib_api::HeartbeatSettings {
                 report_seconds: Some(1),
                 timeout_seconds: Some(8),
                 startup_grace_seconds: None,
             }),
-            thresholds: vec![],
-            reset_policy: None,
-            pauses: vec![],
+            ..ManagedVMSpec::new("pve", 101)
         };
         let effective = effective(&spec, Found::None);
         let told = |memory: Option<u32>, published: Option<u32>| {

@@ -220,19 +220,7 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
 
 /// What is wrong with a HealthPolicy by itself: the settings of a VM that adds nothing to it.
 pub fn policy_problem(name: &str, spec: &HealthPolicySpec) -> Option<PolicyProblem> {
-    let bare = ManagedVMSpec {
-        proxmox: defib_api::ProxmoxVmRef {
-            cluster_ref: defib_api::NameRef { name: String::new() },
-            vmid: 0,
-        },
-        policy_ref: None,
-        identity: None,
-        agent: None,
-        heartbeat: None,
-        thresholds: Vec::new(),
-        reset_policy: None,
-        pauses: Vec::new(),
-    };
+    let bare = ManagedVMSpec::new("", 0);
     effective(&bare, Found::Policy { name, spec }).problem
 }
 

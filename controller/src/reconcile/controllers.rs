@@ -62,6 +62,9 @@ pub fn start(ctx: &Arc<Context>, writers: Writers, stop: &CancellationToken) -> 
 
     let waker = ctx.clone();
     let clusters = watch(&ctx.client, writers.clusters, move |event| {
+        if let Event::Delete(object) = event {
+            proxmox_cluster::forget(&waker, &key_of(object));
+        }
         if let Some(changed) = Changed::of(event) {
             waker.wake_vms(|vm| changed.is(&(vm.namespace().unwrap_or_default(), vm.spec.proxmox.cluster_ref.name.clone())));
         }

@@ -335,6 +335,12 @@ async fn write_status(
     Ok(())
 }
 
+/// A cluster was deleted: its token and its connections are not kept.
+pub fn forget(ctx: &Context, key: &Key) {
+    ctx.proxmox.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+    ctx.proxmox_clients.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+}
+
 /// What follows a failure.
 pub fn error_policy(object: Arc<Guarded<ProxmoxCluster>>, error: &Error, ctx: Arc<Context>) -> Action {
     ctx.metrics.reconcile_failed("ProxmoxCluster", error.reason());

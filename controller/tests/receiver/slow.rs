@@ -323,6 +323,7 @@ async fn the_shutdown_answers_what_is_under_way_and_cuts_off_the_rest() {
         router,
         ServeOptions {
             drain_deadline: Duration::from_secs(2),
+            idle_deadline: 10 * PATIENCE,
             ..options()
         },
     )

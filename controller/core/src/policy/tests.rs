@@ -1,20 +1,8 @@
 use super::*;
-use defib_api::{Metric, NameRef, ProxmoxVmRef, ThresholdAction};
+use defib_api::{Metric, ThresholdAction};
 
 fn vm() -> ManagedVMSpec {
-    ManagedVMSpec {
-        proxmox: ProxmoxVmRef {
-            cluster_ref: NameRef { name: "pve".into() },
-            vmid: 101,
-        },
-        policy_ref: None,
-        identity: None,
-        agent: None,
-        heartbeat: None,
-        thresholds: vec![],
-        reset_policy: None,
-        pauses: vec![],
-    }
+    ManagedVMSpec::new("pve", 101)
 }
 
 fn threshold(metric: Metric, percent: u32) -> Threshold {

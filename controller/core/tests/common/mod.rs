@@ -48,22 +48,7 @@ pub struct Scene {
 }
 
 pub fn healthy() -> Scene {
-    let mut vm = ManagedVM::new(
-        "web-1",
-        ManagedVMSpec {
-            proxmox: ProxmoxVmRef {
-                cluster_ref: NameRef { name: "pve".into() },
-                vmid: 101,
-            },
-            policy_ref: None,
-            identity: None,
-            agent: None,
-            heartbeat: None,
-            thresholds: vec![],
-            reset_policy: None,
-            pauses: vec![],
-        },
-    );
+    let mut vm = ManagedVM::new("web-1", ManagedVMSpec::new("pve", 101));
     vm.status = Some(ManagedVMStatus {
         identity: Some(MACHINE.to_string()),
         power: Some("running".into()),

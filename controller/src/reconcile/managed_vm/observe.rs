@@ -239,8 +239,9 @@ impl Facts {
         })
     }
 
-    /// The client of the VM's cluster.
+    /// The client of the VM's cluster. Without the ProxmoxCluster there is none, whatever was made of it before it was deleted.
     pub fn client(&self) -> Option<&Client> {
+        self.cluster.as_ref()?;
         self.view.as_ref().and_then(|v| v.client.as_ref())
     }
 

@@ -1,0 +1,270 @@
+//! What is said of a VM: its six conditions, each a word and a sentence that does not change with the clock.
+
+use super::{Inventory, Next, Observed};
+use crate::conditions::{Draft, Is, kind};
+use crate::gate::{self, Blocked, Closer};
+use crate::journal::Step;
+use crate::life::{Life, Unarmed, Vital, identity};
+use crate::time::{Now, seconds};
+use jiff::Timestamp;
+
+/// The six conditions.
+pub(super) fn conditions(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, blocked: Option<&Blocked>, now: Now) -> Vec<Draft> {
+    let fresh = heartbeat_fresh(o, vital, life, now);
+    let within = within_thresholds(o, now);
+    let allowed = reset_allowed(o, vital, life, next, blocked, now);
+    let resetting = resetting(o, next);
+    let adopted = adopted(o);
+    let ready = ready(o, life, &fresh, &within, &allowed, &resetting, &adopted);
+    vec![ready, fresh, within, allowed, resetting, adopted]
+}
+
+fn heartbeat_fresh(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Draft {
+    let draft = |is, reason, message: String| Draft::new(kind::HEARTBEAT_FRESH, is, reason, message);
+    let rejected = o.heartbeat.rejected.as_ref().filter(|r| now.mono.since(r.at) < o.effective.timeout);
+    match life {
+        Life::Unarmed(why) => match rejected {
+            Some(r) => draft(
+                Is::Unknown,
+                "Rejected",
+                format!("the agent's key is right, but its reports are refused: {}", r.detail),
+            ),
+            None => draft(Is::Unknown, why.reason(), why.message()),
+        },
+        Life::Fresh { heard: true, .. } => match rejected {
+            Some(r) => draft(
+                Is::True,
+                "Rejected",
+                format!("the VM lives, but its reports are refused: {}", r.detail),
+            ),
+            None => draft(
+                Is::True,
+                "Fresh",
+                format!("heartbeats come; {} s of silence are borne", o.effective.timeout.as_secs()),
+            ),
+        },
+        Life::Fresh { heard: false, .. } => draft(
+            Is::Unknown,
+            "Listening",
+            format!(
+                "no heartbeat yet since Defib listens, for less than {} s",
+                o.effective.timeout.as_secs()
+            ),
+        ),
+        Life::Grace { .. } => draft(Is::False, "StartupGrace", "no heartbeat; the guest booted a moment ago".into()),
+        Life::Silent { .. } => {
+            let last = vital
+                .heartbeat
+                .last_life
+                .map(|at| now.wall_of(at))
+                .or_else(|| vital.status.and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.last_received_time));
+            let last = last.and_then(|t| Timestamp::from_second(t.as_second()).ok()).map(|t| t.to_string());
+            draft(
+                Is::False,
+                "Silent",
+                format!(
+                    "no heartbeat since {} ; at most {} s of silence are borne",
+                    last.as_deref().unwrap_or("Defib listens"),
+                    o.effective.timeout.as_secs()
+                )
+                .replace(" ;", ";"),
+            )
+        }
+    }
+}
+
+fn within_thresholds(o: &Observed<'_>, now: Now) -> Draft {
+    if o.effective.thresholds.is_empty() {
+        return Draft::new(kind::WITHIN_THRESHOLDS, Is::True, "NoThresholds", "no thresholds are declared");
+    }
+    if o.heartbeat.report.is_none() {
+        return Draft::new(kind::WITHIN_THRESHOLDS, Is::Unknown, "NoReport", "no report since Defib listens");
+    }
+    let exceeded: Vec<String> = o
+        .heartbeat
+        .over_since
+        .iter()
+        .filter(|(t, at)| now.mono.since(*at) >= seconds(t.duration_seconds))
+        .map(|(t, _)| format!("{:?} above {} % for {} s", t.metric, t.percent, t.duration_seconds))
+        .collect();
+    if exceeded.is_empty() {
+        Draft::new(
+            kind::WITHIN_THRESHOLDS,
+            Is::True,
+            "WithinThresholds",
+            "usage is within the thresholds",
+        )
+    } else {
+        Draft::new(kind::WITHIN_THRESHOLDS, Is::False, "ThresholdExceeded", exceeded.join("; "))
+    }
+}
+
+fn reset_allowed(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, blocked: Option<&Blocked>, now: Now) -> Draft {
+    let draft = |is, reason, message: String| Draft::new(kind::RESET_ALLOWED, is, reason, message);
+    if matches!(next, Next::Continue(_)) {
+        return draft(Is::False, "ResetUnderWay", "a reset is under way".into());
+    }
+    let exhausted = || {
+        // Worth saying before the VM falls silent, as a person must lift it.
+        let closer = Closer {
+            look: Err(gate::LookFailed {
+                reason: "",
+                message: String::new(),
+            }),
+            fleet: crate::fleet::Fleet::default(),
+        };
+        gate::budgets(o, &closer, now)
+    };
+    match (life, blocked) {
+        (Life::Fresh { .. }, Some(b)) if b.reason == "NotSilent" => {
+            match gate::observer(o).filter(|b| b.reason == "ManagedByAnother").or_else(exhausted) {
+                Some(b) => draft(Is::False, b.reason, b.message),
+                None => draft(
+                    Is::True,
+                    "Armed",
+                    format!(
+                        "the VM is reset when it is silent for {} s and every gate lets it pass",
+                        vital.effective.timeout.as_secs()
+                    ),
+                ),
+            }
+        }
+        (_, Some(b)) => draft(Is::False, b.reason, b.message.clone()),
+        (_, None) => draft(Is::True, "AllGatesPass", "every gate lets a reset pass".into()),
+    }
+}
+
+fn resetting(o: &Observed<'_>, next: &Next) -> Draft {
+    let draft = |is, reason, message: String| Draft::new(kind::RESETTING, is, reason, message);
+    let Some(current) = o.vm.status.as_ref().and_then(|s| s.current_reset.as_ref()) else {
+        return draft(Is::False, "NoReset", "no reset is under way".into());
+    };
+    let reset = format!("VMReset {}, attempt {}", current.name, current.attempt);
+    match next {
+        Next::Continue(Step::Leave { .. }) => draft(Is::True, "HeldByAnother", format!("{reset}: {} carries it out", current.holder)),
+        Next::Continue(Step::Search { .. }) => draft(
+            Is::True,
+            "Searching",
+            format!("{reset}: it is not known whether the request reached Proxmox; its task is searched"),
+        ),
+        Next::Continue(Step::Poll { .. }) => draft(Is::True, "TaskRunning", format!("{reset}: the task of Proxmox runs")),
+        Next::Continue(Step::Verify { stabilizing: false, .. }) => draft(
+            Is::True,
+            "Verifying",
+            format!(
+                "{reset}: a heartbeat of a new boot is awaited, for {} s at most",
+                current.recovery_deadline_seconds
+            ),
+        ),
+        Next::Continue(Step::Verify { stabilizing: true, .. }) => draft(
+            Is::True,
+            "Stabilizing",
+            format!(
+                "{reset}: the VM reports from a new boot; it counts as recovered after {} s",
+                current.stabilization_seconds
+            ),
+        ),
+        _ => draft(Is::True, "Resetting", reset),
+    }
+}
+
+fn adopted(o: &Observed<'_>) -> Draft {
+    let draft = |is, reason, message: String| Draft::new(kind::ADOPTED, is, reason, message);
+    let vmid = o.vm.spec.proxmox.vmid;
+    let cluster = &o.vm.spec.proxmox.cluster_ref.name;
+    let recorded = identity(o.vm.status.as_ref()).or(o.uuid_in_proxmox);
+    match o.inventory {
+        Inventory::NoCluster => {
+            return draft(
+                Is::False,
+                "ClusterNotFound",
+                format!("ProxmoxCluster {cluster:?} does not exist in this namespace"),
+            );
+        }
+        Inventory::Absent => {
+            return draft(
+                Is::False,
+                "VMNotFound",
+                format!("Proxmox shows no VM {vmid}: it does not exist, or the token lacks VM.Audit on /vms/{vmid}"),
+            );
+        }
+        Inventory::Unread { message } if recorded.is_none() => return draft(Is::Unknown, "ProxmoxUnreachable", message.clone()),
+        Inventory::Unread { .. } | Inventory::Row { .. } => {}
+    }
+    if let (Some(recorded), Some(present)) = (recorded, o.uuid_in_proxmox)
+        && recorded != present
+    {
+        return draft(
+            Is::False,
+            "IdentityChanged",
+            format!("VMID {vmid} now belongs to machine {present}, recorded was {recorded}"),
+        );
+    }
+    if let Some(other) = o.duplicate_of {
+        return draft(
+            Is::False,
+            "DuplicateMachine",
+            format!("ManagedVM {other} is the same machine and is older; it decides"),
+        );
+    }
+    match recorded {
+        Some(uuid) => draft(
+            Is::True,
+            "Adopted",
+            format!("VM {vmid} of ProxmoxCluster {cluster}, machine {uuid}"),
+        ),
+        None if o.effective.identity == defib_api::IdentityCheck::Trust => draft(
+            Is::True,
+            "Adopted",
+            format!("VM {vmid} of ProxmoxCluster {cluster}; its key alone is trusted"),
+        ),
+        None => draft(
+            Is::Unknown,
+            "IdentityUnknown",
+            format!("Proxmox has not told the SMBIOS UUID of VM {vmid}"),
+        ),
+    }
+}
+
+fn ready(o: &Observed<'_>, life: Life, fresh: &Draft, within: &Draft, allowed: &Draft, resetting: &Draft, adopted: &Draft) -> Draft {
+    let from = |is, d: &Draft| Draft::new(kind::READY, is, d.reason, d.message.clone());
+    let as_state = |is, reason, d: &Draft| Draft::new(kind::READY, is, reason, d.message.clone());
+    if o.vm.metadata.deletion_timestamp.is_some() {
+        return Draft::new(
+            kind::READY,
+            Is::False,
+            "Deleting",
+            "this ManagedVM is being deleted; its VM is left alone",
+        );
+    }
+    if resetting.is == Is::True {
+        let reason = match resetting.reason {
+            "Verifying" | "Stabilizing" => "Recovering",
+            _ => "Resetting",
+        };
+        return as_state(Is::False, reason, resetting);
+    }
+    if let Some(problem) = &o.effective.problem {
+        return Draft::new(kind::READY, Is::False, problem.reason(), problem.to_string());
+    }
+    if adopted.is == Is::False {
+        return from(Is::False, adopted);
+    }
+    let exhausted = matches!(allowed.reason, "ResetsExhausted" | "StepsExhausted");
+    match (life, o.inventory) {
+        (Life::Silent { .. } | Life::Grace { .. } | Life::Unarmed(_), Inventory::Row { status, .. }) if status == "stopped" => Draft::new(
+            kind::READY,
+            Is::False,
+            "Stopped",
+            "Proxmox says that the VM is stopped; it is left so",
+        ),
+        (Life::Silent { .. }, _) if exhausted => from(Is::False, allowed),
+        (Life::Silent { .. } | Life::Grace { .. }, _) => from(Is::False, fresh),
+        (Life::Unarmed(Unarmed::WrongMachine(_)), _) => from(Is::False, fresh),
+        (Life::Unarmed(_) | Life::Fresh { heard: false, .. }, _) => from(Is::Unknown, fresh),
+        (Life::Fresh { .. }, _) if allowed.reason == "Paused" => from(Is::True, allowed),
+        (Life::Fresh { .. }, _) if within.is == Is::False => from(Is::True, within),
+        (Life::Fresh { .. }, _) if fresh.reason == "Rejected" => from(Is::True, fresh),
+        (Life::Fresh { .. }, _) => Draft::new(kind::READY, Is::True, "Healthy", "heartbeats come"),
+    }
+}
