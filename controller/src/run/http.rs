@@ -66,7 +66,7 @@ pub async fn start(
     let address = listener.local_addr().unwrap_or(options.listen);
     servers.spawn(serve(
         listener,
-        receiver::router(parts, Limits::default()),
+        receiver::router(parts, Limits::default()).route("/agents/linux.sh", get(linux_agent)),
         serve_options,
         stop.clone(),
     ));
@@ -193,6 +193,13 @@ async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
         ),
     }
 }
+
+/// The agent, for `curl` in the VM: the one that fits this Defib.
+async fn linux_agent() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/x-shellscript; charset=utf-8")], LINUX_AGENT)
+}
+
+const LINUX_AGENT: &str = include_str!("../../../agents/linux-agent.sh");
 
 /// Alive as long as it answers: a restart cures only what is stuck.
 async fn livez() -> &'static str {

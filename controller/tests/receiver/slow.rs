@@ -309,16 +309,17 @@ async fn the_shutdown_answers_what_is_under_way_and_cuts_off_the_rest() {
     let (entered, mut enters) = tokio::sync::mpsc::channel::<()>(1);
     let release = Arc::new(tokio::sync::Notify::new());
     let held = release.clone();
+    let came = entered.clone();
     let wait = get(move || async move {
-        entered.send(()).await.unwrap();
+        came.send(()).await.unwrap();
         held.notified().await;
         "done"
     });
-    let router = w
-        .router
-        .clone()
-        .route("/wait", wait)
-        .route("/never", get(std::future::pending::<()>));
+    let never = get(move || async move {
+        entered.send(()).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let router = w.router.clone().route("/wait", wait).route("/never", never);
     let server = Server::start(
         router,
         ServeOptions {
@@ -336,6 +337,7 @@ async fn the_shutdown_answers_what_is_under_way_and_cuts_off_the_rest() {
     timeout(PATIENCE, enters.recv()).await.unwrap();
     let mut stuck = server.connect().await;
     stuck.write_all(b"GET /never HTTP/1.1\r\nHost: defib\r\n\r\n").await.unwrap();
+    timeout(PATIENCE, enters.recv()).await.unwrap();
 
     server.stop.cancel();
     assert_eq!(rest(&mut idle).await, "", "an idle connection is closed at once");
