@@ -58,6 +58,7 @@ pub enum RunError {
 /// Runs until SIGTERM or SIGINT.
 pub fn main(options: RunOptions) -> ExitCode {
     telemetry(options.log_json);
+    raise_file_limit();
     // The process default serves kube and reqwest; all else names its provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -74,6 +75,20 @@ pub fn main(options: RunOptions) -> ExitCode {
             eprintln!("defib: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Takes as many open files as are allowed: the usual soft limit of 1,024 is less than the agents of a large fleet that reconnect at once, and a connection
+/// that cannot be accepted counts as a report that was shed.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, soft = limit.current, "cannot raise the limit of open files");
     }
 }
 

@@ -24,7 +24,7 @@ const NEEDED: [(&str, &str); 6] = [
     ("cc", "build-essential"),
 ];
 
-const LINT: [Run; 3] = [
+const LINT: [Run; 4] = [
     Run {
         what: "formatting",
         program: "cargo",
@@ -39,6 +39,11 @@ const LINT: [Run; 3] = [
         what: "shellcheck of the agent",
         program: "shellcheck",
         args: &["-x", "agents/linux-agent.sh"],
+    },
+    Run {
+        what: "documentation",
+        program: "cargo",
+        args: &["doc", "--locked", "--workspace", "--no-deps"],
     },
 ];
 

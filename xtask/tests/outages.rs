@@ -2,7 +2,7 @@
 //!
 //! Each test has a lab of its own: control plane, simulator, real agents, and the controller as a process with the rights of its chart.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -117,6 +117,29 @@ fn a_vm_that_died_while_the_controller_was_down_is_reset_after_a_witnessed_timeo
         "its silence was counted from the new process's start, not from before"
     );
     healthy(&lab, &[104])?;
+    lab.stop()
+}
+
+/// A metric of the controller.
+fn metric(lab: &Lab, name: &str) -> Result<f64> {
+    let text = xtask::lab::http_get(lab.metrics_port, "/metrics")?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).context("no such metric")?;
+    Ok(line.trim().parse()?)
+}
+
+#[test]
+fn heartbeats_wake_no_reconcile() -> Result<()> {
+    let lab = lab()?;
+    let beats = || metric(&lab, "defib_reports_total{result=\"accepted\"}");
+    let looks = || metric(&lab, "defib_vm_reconciles_total");
+    let (beats_before, looks_before) = (beats()?, looks()?);
+    until(PATIENCE, "200 heartbeats", || {
+        let came = beats()? - beats_before;
+        Ok(if came >= 200.0 { Ok(()) } else { Err(format!("{came} came")) })
+    })?;
+    let (came, looked) = (beats()? - beats_before, looks()? - looks_before);
+    // One look a VM and time-out is due: 8 beats each.
+    ensure!(looked <= came / 3.0, "{looked} looks at {came} heartbeats");
     lab.stop()
 }
 

@@ -5,7 +5,7 @@ use crate::reconcile::Error;
 use defib_api::Outcome;
 use defib_core::journal::Sent;
 use defib_core::observer::Trouble;
-use prometheus::{IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// Metrics of the decider.
 #[derive(Clone, Debug)]
@@ -14,6 +14,7 @@ pub struct DeciderMetrics {
     withdrawn: IntCounterVec,
     finished: IntCounterVec,
     failed: IntCounterVec,
+    reconciles: IntCounter,
     trouble: IntCounterVec,
 }
 
@@ -67,11 +68,17 @@ impl DeciderMetrics {
             "reason",
             &troubles.map(Trouble::reason),
         )?;
+        let reconciles = IntCounter::new(
+            "defib_vm_reconciles_total",
+            "Looks of the decider at a VM. Far fewer than reports: a mere heartbeat wakes nobody.",
+        )?;
+        registry.register(Box::new(reconciles.clone()))?;
         Ok(Self {
             sent,
             withdrawn,
             finished,
             failed,
+            reconciles,
             trouble,
         })
     }
@@ -105,6 +112,11 @@ impl super::Metrics {
             Outcome::Unknown => "Unknown",
         };
         self.decider.finished.with_label_values(&[outcome]).inc();
+    }
+
+    /// The decider looks at a VM.
+    pub fn vm_reconciled(&self) {
+        self.decider.reconciles.inc();
     }
 
     /// A reconcile failed.

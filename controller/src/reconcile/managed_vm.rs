@@ -35,6 +35,7 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
     if !ctx.witness.holds_lease() {
         return Ok(again(Duration::from_secs(2)));
     }
+    ctx.metrics.vm_reconciled();
     let mut facts = Facts::cached(&ctx, cached);
     facts.adopt(&ctx).await;
     let now = ctx.clock.now();

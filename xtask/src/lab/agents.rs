@@ -19,7 +19,8 @@ pub fn write(plane: &ControlPlane, folder: &Path, vms: &[FleetVm], port: u16) ->
     for vm in vms.iter().filter(|vm| vm.agent) {
         let mut defib = Command::new(program("defib")?);
         defib
-            .args(["key", "--namespace", SYSTEM, &format!("{NAMESPACE}/{}", vm.name)])
+            .args(["key", "--namespace", SYSTEM])
+            .arg(format!("{NAMESPACE}/{}", vm.key_of.as_deref().unwrap_or(&vm.name)))
             .env("KUBECONFIG", plane.kubeconfig());
         let key = output(defib)?;
         let text = format!(

@@ -25,6 +25,12 @@ pub struct FleetVm {
     pub node: String,
     /// Whether the agent runs in it.
     pub agent: bool,
+    /// Whether its agent says that a service manager keeps it.
+    pub supervised: bool,
+    /// Name of the ManagedVM whose key its agent has; its own by default.
+    pub key_of: Option<String>,
+    /// More of its configuration in the simulator.
+    pub guest: Value,
     /// Spec of its ManagedVM beside `proxmox`.
     pub spec: Value,
 }
@@ -37,6 +43,9 @@ impl FleetVm {
             name: name.into(),
             node: node.into(),
             agent: true,
+            supervised: true,
+            key_of: None,
+            guest: json!({}),
             spec: json!({}),
         }
     }
@@ -116,8 +125,18 @@ pub fn simulator_config(vms: &[FleetVm], folder: &Path, root: &Path) -> Result<S
         .iter()
         .map(|vm| {
             let mut guest = json!({ "vmid": vm.vmid, "name": vm.name, "node": vm.node, "pool": "managed", "bootSeconds": 1 });
+            for (field, value) in vm.guest.as_object().into_iter().flatten() {
+                guest[field] = value.clone();
+            }
             if vm.agent {
-                guest["command"] = json!(["bash", script, "--config", agents::config(folder, vm.vmid), "--supervised"]);
+                let mut command = vec![
+                    json!("bash"),
+                    json!(script),
+                    json!("--config"),
+                    json!(agents::config(folder, vm.vmid)),
+                ];
+                command.extend(vm.supervised.then(|| json!("--supervised")));
+                guest["command"] = json!(command);
             }
             guest
         })
