@@ -35,8 +35,7 @@ pub fn run(demo: &Demo) -> Result<()> {
         None => {}
     }
     let interrupted = on_interrupt()?;
-    say("building defib and pve-sim (the first build takes a few minutes)");
-    build()?;
+    build(&|text| say(text))?;
     let lab = Lab::start(
         Options {
             fleet: demo_fleet(),

@@ -37,10 +37,11 @@ pub const PREBUILT: &str = "DEFIB_PREBUILT";
 ///
 /// # Errors
 /// When they do not compile.
-pub fn build() -> Result<()> {
+pub fn build(say: &dyn Fn(&str)) -> Result<()> {
     if std::env::var_os(PREBUILT).is_some() {
         return Ok(());
     }
+    say("building defib and pve-sim (the first build takes a few minutes)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--locked", "--workspace", "--bins"])

@@ -227,6 +227,18 @@ fn killed_in_the_middle_of_a_reset() -> Result<()> {
         "it died between the POST and its answer: {journal}"
     );
     lab.start_controller()?;
+    until(PATIENCE, "the reset has ended", || {
+        let outcome = lab
+            .list("vmresets")?
+            .first()
+            .map(|r| r["status"]["outcome"].clone())
+            .unwrap_or_default();
+        Ok(if outcome.is_string() {
+            Ok(())
+        } else {
+            Err("it is under way".into())
+        })
+    })?;
     healthy(&lab, &[105])?;
     ensure!(
         lab.resets_of(105)? == 1,
