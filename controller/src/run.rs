@@ -20,7 +20,7 @@ use kube::runtime::reflector::store;
 use kube::{Api, Client};
 use prometheus::Registry;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -129,7 +129,10 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         () = stop.cancelled() => return Ok(()),
     };
     let (keys_tx, keys) = watch::channel(ring);
-    let own_node = own_node(&client, options.node_name.as_deref()).await;
+    let own_node = Arc::new(OnceLock::new());
+    if let Some(name) = options.node_name.clone() {
+        tokio::spawn(find_own_node(client.clone(), name, own_node.clone(), stop.clone()));
+    }
     for namespace in &options.default_policy_namespaces {
         if let Err(error) = health_policy::create_default(&client, namespace).await {
             tracing::warn!(namespace, %error, "no default HealthPolicy");
@@ -247,15 +250,28 @@ fn identity(options: &RunOptions) -> String {
         .unwrap_or_else(|| "defib".into())
 }
 
-/// The SMBIOS UUID of the machine on which we run, as the kubelet read it. Without it, rule 2's OwnHost cannot be told.
-async fn own_node(client: &Client, name: Option<&str>) -> Option<Uuid> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    let name = name?;
-    match kube_api::call("read our own Node", nodes.get(name)).await {
-        Ok(node) => node.status.and_then(|s| s.node_info).and_then(|i| i.system_uuid.parse().ok()),
-        Err(error) => {
-            tracing::warn!(node = name, %error, "if this node is a VM of Proxmox, it is not known which one: do not let Defib manage it");
-            None
+/// How long to wait before our own Node is asked for again.
+const NODE_AGAIN: Duration = Duration::from_secs(10);
+
+/// Finds the SMBIOS UUID of the machine on which we run, as the kubelet read it. Without it, rule 2's OwnHost cannot be told: it is asked for until it is known.
+async fn find_own_node(client: Client, name: String, found: Arc<OnceLock<Uuid>>, stop: CancellationToken) {
+    let nodes: Api<Node> = Api::all(client);
+    loop {
+        match kube_api::call("read our own Node", nodes.get(&name)).await {
+            Ok(node) => match node.status.and_then(|s| s.node_info).and_then(|i| i.system_uuid.parse().ok()) {
+                Some(uuid) => {
+                    let _ = found.set(uuid);
+                    return;
+                }
+                None => tracing::warn!(node = name, "our own Node tells no systemUUID that can be read"),
+            },
+            Err(error) => {
+                tracing::warn!(node = name, %error, "if this node is a VM of Proxmox, it is not known yet which one");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(NODE_AGAIN) => {}
         }
     }
 }

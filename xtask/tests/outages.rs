@@ -254,3 +254,35 @@ fn killed_in_the_middle_of_a_reset() -> Result<()> {
     );
     lab.stop()
 }
+
+#[test]
+fn a_whole_fleet_cut_off_at_once_resets_nothing() -> Result<()> {
+    // The built-in budget: a fifth. To Proxmox all run; what was cut is the way of their reports.
+    let lab = lab()?;
+    lab.kubectl(&[
+        "patch",
+        "hp",
+        "default",
+        "-n",
+        "vms",
+        "--type",
+        "merge",
+        "-p",
+        r#"{"spec":{"budget":{"maxUnhealthy":"20%"}}}"#,
+    ])?;
+    until(PATIENCE, "the policy's budget is taken", || {
+        let policy = lab.get("healthpolicy", "default")?;
+        let taken = policy["status"]["observedGeneration"] == policy["metadata"]["generation"];
+        Ok(if taken { Ok(()) } else { Err("not yet".into()) })
+    })?;
+    for vm in ["101", "102", "103", "104", "105", "106"] {
+        lab.pve(&["hang", vm])?;
+    }
+    for vm in 101..=106 {
+        lab.wait_state(&format!("vm-{vm}"), &["Silent"], PATIENCE)?;
+    }
+    no_reset(&lab, 2 * TIMEOUT)?;
+    let (reason, message) = xtask::lab::condition(&lab.get("managedvms.defib.dev", "vm-101")?, "ResetAllowed");
+    ensure!(reason == "MaxUnhealthy" && message.contains("6 of 6"), "{reason}: {message}");
+    lab.stop()
+}

@@ -75,6 +75,8 @@ pub struct Observed<'a> {
     pub own_node: Option<Uuid>,
     /// An older ManagedVM of the same machine.
     pub duplicate_of: Option<&'a str>,
+    /// Another ManagedVM of the same machine, whose key the machine reports with at present.
+    pub alive_as: Option<&'a str>,
     /// Limits for each cluster and for all of Defib.
     pub limits: &'a Limits,
 }

@@ -10,9 +10,9 @@ use defib_api::{IntOrPercent, ManagedVM};
 pub enum Standing {
     /// Not armed, paused, stopped or said goodbye: it is not part of the population.
     Apart,
-    /// Heard of.
+    /// Heard of, and not late.
     Healthy,
-    /// Silent, in grace, not yet heard, or a reset is under way.
+    /// Silent, late, in grace, not yet heard, or a reset is under way.
     Unhealthy,
 }
 
@@ -67,8 +67,8 @@ pub fn standing(vm: &ManagedVM, vital: &Vital<'_>, paused: bool, now: Now) -> St
     }
     match life(vital, now) {
         Life::Unarmed(_) => Standing::Apart,
-        Life::Fresh { heard: true, .. } => Standing::Healthy,
-        Life::Fresh { heard: false, .. } | Life::Grace { .. } => Standing::Unhealthy,
+        Life::Fresh { heard: true, .. } if !vital.late(now) => Standing::Healthy,
+        Life::Fresh { .. } | Life::Grace { .. } => Standing::Unhealthy,
         Life::Silent { .. } if given_up_long_ago(vm, vital, now) => Standing::Apart,
         Life::Silent { .. } => Standing::Unhealthy,
     }

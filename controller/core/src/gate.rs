@@ -152,6 +152,14 @@ pub fn silence(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Opt
     if let Some(blocked) = observer(o) {
         return Some(blocked);
     }
+    if let Some(other) = o.alive_as {
+        return Some(Blocked::new(
+            "ReportsAsAnother",
+            format!(
+                "this machine is alive: it reports as ManagedVM {other}; give its agent one key, and delete the ManagedVM that is not needed"
+            ),
+        ));
+    }
     let (first, newest) = vital.heartbeat.wrong_key?;
     let vetoed = now.mono.since(first);
     let veto = seconds(built_in::MAX_VETO_SECONDS);

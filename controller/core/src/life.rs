@@ -34,6 +34,28 @@ impl Vital<'_> {
     }
 }
 
+impl Vital<'_> {
+    /// Whether reports are missing already, long before the time-out. A living agent is late by a tenth of its period at most; two that are missing in a row
+    /// make 2.2 periods. A time-out is at least four: so when the first VM of a shared outage is due, all others (heard at most 1.1 periods later) are late,
+    /// and the budget sees the outage as a whole instead of its first victim.
+    pub fn late(&self, now: Now) -> bool {
+        let published = self.status.and_then(|s| s.heartbeat.as_ref());
+        let promised = self
+            .heartbeat
+            .promised_seconds
+            .or(published.and_then(|h| h.report_seconds))
+            .unwrap_or(0);
+        let period = self.effective.report.max(crate::time::seconds(promised));
+        let quiet = match (self.heartbeat.last_life, published.and_then(|h| h.last_received_time)) {
+            (Some(heard), Some(stored)) => now.mono.since(heard).min(now.age(stored)),
+            (Some(heard), None) => now.mono.since(heard),
+            (None, Some(stored)) => now.age(stored),
+            (None, None) => return true,
+        };
+        quiet > period.saturating_mul(5) / 2
+    }
+}
+
 /// How a VM is, judged by its heartbeat alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {

@@ -162,6 +162,8 @@ impl Error {
             | Self::Tls { .. }
             | Self::InvalidArgument { .. } => Delivery::NotDelivered,
             Self::Ambiguous { .. } | Self::Timeout { .. } | Self::ReadFailed { .. } => Delivery::Ambiguous,
+            // A worker may have been started before the server failed; only refusals with a known text are made before that.
+            Self::Other { status, .. } if *status >= 500 && *status != 501 => Delivery::Ambiguous,
             Self::AuthFailed { .. }
             | Self::Forbidden { .. }
             | Self::BadParam { .. }

@@ -173,12 +173,23 @@ async fn refusals_are_answers() {
         ("500 VM 100 not running", "NotRunning"),
         ("500 unable to find configuration file for VM 100 on node 'pve1'", "NotOnNode"),
         ("500 cluster not ready - no quorum?", "NoQuorum"),
-        ("500 got no worker upid - start worker failed", "Other"),
         ("501 Method 'POST /nodes' not implemented", "Other"),
         ("301 Moved Permanently", "Other"),
     ] {
         let error = refused(status(line)).await;
         assert_eq!((error.reason(), error.delivery()), (reason, Delivery::Answered), "{error:?}");
+    }
+}
+
+/// A text that is not known to come before the worker is started says nothing about whether one was.
+#[tokio::test]
+async fn a_500_of_another_text_is_ambiguous() {
+    for line in [
+        "500 got no worker upid - start worker failed",
+        "500 Can't call method \"x\" on an undefined value",
+    ] {
+        let error = refused(status(line)).await;
+        assert_eq!((error.reason(), error.delivery()), ("Other", Delivery::Ambiguous), "{error:?}");
     }
 }
 

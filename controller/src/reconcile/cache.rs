@@ -110,6 +110,18 @@ impl Machines {
         let (_, first) = inner.by_uuid.get(uuid)?.first()?;
         (*first != key).then(|| format!("{}/{}", first.0, first.1))
     }
+
+    /// The other ManagedVMs of the same machine.
+    pub fn others(&self, vm: &ManagedVM) -> Vec<Key> {
+        let key = key_of(vm);
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = inner.of.get(&key).and_then(|(uuid, _)| inner.by_uuid.get(uuid));
+        all.into_iter()
+            .flatten()
+            .map(|(_, other)| other.clone())
+            .filter(|other| *other != key)
+            .collect()
+    }
 }
 
 impl MachinesInner {

@@ -15,7 +15,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -54,7 +54,7 @@ pub struct Context {
     /// Name of this process in the journal.
     pub me: String,
     /// SMBIOS UUID of the machine on which this process runs.
-    pub own_node: Option<Uuid>,
+    pub own_node: Arc<OnceLock<Uuid>>,
     /// Limits of each cluster and of all.
     pub limits: Limits,
     /// Period of the readings of Proxmox.

@@ -44,6 +44,7 @@ pub struct Scene {
     pub journal_unchanged: Duration,
     pub own_node: Option<Uuid>,
     pub duplicate_of: Option<String>,
+    pub alive_as: Option<String>,
     pub limits: Limits,
 }
 
@@ -104,6 +105,7 @@ pub fn healthy() -> Scene {
         journal_unchanged: Duration::ZERO,
         own_node: None,
         duplicate_of: None,
+        alive_as: None,
         limits: Limits {
             max_in_flight: 3,
             max_unhealthy: IntOrPercent::Percent("20%".into()),
@@ -370,6 +372,7 @@ impl Scene {
             journal_unchanged: self.journal_unchanged,
             own_node: self.own_node,
             duplicate_of: self.duplicate_of.as_deref(),
+            alive_as: self.alive_as.as_deref(),
             limits: &self.limits,
         }
     }

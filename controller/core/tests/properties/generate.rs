@@ -350,6 +350,7 @@ fn deviation() -> BoxedStrategy<Deviation> {
         change(machine(), |s, v| s.own_node = v),
         change(machine(), |s, v| s.uuid_in_proxmox = v),
         change(option::of(word()), |s, v| s.duplicate_of = v),
+        change(option::of(word()), |s, v| s.alive_as = v),
         change(any::<bool>(), |s, asked| {
             s.manual = if asked { healthy().requested().manual } else { None };
         }),

@@ -102,6 +102,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     } else {
         unless(false, "Proxmox answers");
     }
+    unless(s.alive_as.is_none(), "it reports as no other ManagedVM");
     unless(s.duplicate_of.is_none(), "no older ManagedVM decides on it");
 
     let counted = status

@@ -247,6 +247,16 @@ fn how_each_vm_counts() {
     let cases = [
         ("heard of", plain(healthy()), Healthy),
         ("silent", plain(silent()), Unhealthy),
+        (
+            "two and a half periods quiet",
+            plain(healthy().heard(report("boot-a", 900.0), NOW - 25)),
+            Healthy,
+        ),
+        (
+            "late: over two and a half periods quiet",
+            plain(healthy().heard(report("boot-a", 900.0), NOW - 26)),
+            Unhealthy,
+        ),
         ("in grace", plain(healthy().heard(report("boot-a", 0.0), NOW - 70)), Unhealthy),
         (
             "not heard yet: published yesterday, and we have just begun to listen",
@@ -264,11 +274,11 @@ fn how_each_vm_counts() {
             Unhealthy,
         ),
         (
-            "heard by the process before us, within the time-out",
+            "heard by the process before us, a moment ago",
             plain(
                 healthy()
                     .empty_ledger()
-                    .published(NOW as i64 - 50, |_| {})
+                    .published(NOW as i64 - 20, |_| {})
                     .observing_since(NOW - 10),
             ),
             Healthy,

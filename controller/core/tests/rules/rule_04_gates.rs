@@ -282,6 +282,12 @@ fn what_proxmox_says_blocks() {
             "ManagedVM web-0",
         ),
         (
+            "the machine reports with the key of another ManagedVM",
+            due().with(|s| s.alive_as = Some("vms/web-new".into())),
+            "ReportsAsAnother",
+            "it reports as ManagedVM vms/web-new",
+        ),
+        (
             "Defib runs in it",
             due().with(|s| s.own_node = Some(MACHINE)),
             "OwnHost",
@@ -318,6 +324,7 @@ fn the_first_gate_that_fails_is_the_reason() {
             s.foreign_heartbeat = true;
             s.policy.heartbeat.as_mut().unwrap().report_seconds = Some(60);
             s.duplicate_of = Some("web-0".into());
+            s.alive_as = Some("web-2".into());
             s.own_node = Some(MACHINE);
         })
         .spec(|s| s.pauses = vec![pause("a", None)])
@@ -352,6 +359,7 @@ fn the_first_gate_that_fails_is_the_reason() {
         ("ObserverNotServing", |s| s.observer.trouble = None),
         ("ObserverSettling", |s| s.observer.settling = false),
         ("ManagedByAnother", |s| s.foreign_heartbeat = false),
+        ("ReportsAsAnother", |s| s.alive_as = None),
         ("WrongKey", |s| s.heartbeat.wrong_key = None),
         ("NotRunning", |s| look_of(s).qmp_status = "running".into()),
         ("Locked", |s| look_of(s).lock = None),

@@ -37,6 +37,7 @@ pub struct Facts {
     closer: Option<Closer>,
     pub manual: Option<VMReset>,
     duplicate_of: Option<String>,
+    alive_as: Option<String>,
     hold_lifted: Mono,
     journal_unchanged: Duration,
 }
@@ -113,6 +114,7 @@ impl Facts {
             heartbeat: ctx.ledger.view(&key),
             newest_received: ctx.ledger.newest_received(&key),
             duplicate_of: ctx.machines.older(&vm),
+            alive_as: alive_as(ctx, &vm, &effective, now),
             key,
             vm,
             policy,
@@ -165,8 +167,9 @@ impl Facts {
             manual: self.manual.as_ref(),
             me: &ctx.me,
             journal_unchanged: self.journal_unchanged,
-            own_node: ctx.own_node,
+            own_node: ctx.own_node.get().copied(),
             duplicate_of: self.duplicate_of.as_deref(),
+            alive_as: self.alive_as.as_deref(),
             limits: &ctx.limits,
         }
     }
@@ -267,6 +270,20 @@ impl Facts {
     pub fn last_life(&self) -> Option<Mono> {
         self.heartbeat.last_life
     }
+}
+
+/// Another ManagedVM of the same machine that was heard of within the time-out: after a move to another name or namespace the agent may have the new key
+/// already, and the machine is alive.
+fn alive_as(ctx: &Context, vm: &ManagedVM, effective: &Effective, now: Now) -> Option<String> {
+    let heard = |(namespace, name): &Key| {
+        let last = ctx.ledger.view(&VmKey::new(namespace.clone(), name.clone())).last_life;
+        last.is_some_and(|at| now.mono.since(at) < effective.timeout)
+    };
+    ctx.machines
+        .others(vm)
+        .into_iter()
+        .find(heard)
+        .map(|(namespace, name)| format!("{namespace}/{name}"))
 }
 
 /// Namespace and name of the policy that would apply.
