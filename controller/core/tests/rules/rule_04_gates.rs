@@ -345,7 +345,7 @@ fn the_first_gate_that_fails_is_the_reason() {
         scene.closer.as_mut().unwrap().look.as_mut().unwrap()
     }
     type Repair = fn(&mut Scene);
-    let order: [(&str, Repair); 19] = [
+    let order: [(&str, Repair); 20] = [
         ("ObserveOnly", |s| {
             s.policy.reset_policy.as_mut().unwrap().mode = Some(Mode::Enforce)
         }),
