@@ -189,7 +189,7 @@ async fn a_500_of_another_text_is_ambiguous() {
         "500 Can't call method \"x\" on an undefined value",
     ] {
         let error = refused(status(line)).await;
-        assert_eq!((error.reason(), error.delivery()), ("Other", Delivery::Ambiguous), "{error:?}");
+        assert_eq!((error.reason(), error.delivery()), ("Ambiguous", Delivery::Ambiguous), "{error:?}");
     }
 }
 
