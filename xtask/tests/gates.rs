@@ -103,7 +103,8 @@ fn outcomes(lab: &Lab, vm: &str) -> Result<Vec<String>> {
 /// Changes the spec of a ManagedVM.
 fn patch(lab: &Lab, vm: &str, spec: &Value) -> Result<()> {
     let body = json!({ "spec": spec }).to_string();
-    lab.kubectl(&["patch", VMS, vm, "-n", NAMESPACE, "--type=merge", "-p", &body]).map(|_| ())
+    lab.kubectl(&["patch", VMS, vm, "-n", NAMESPACE, "--type=merge", "-p", &body])
+        .map(|_| ())
 }
 
 /// A VM that hangs, or worse, and that nothing may reset.
@@ -233,7 +234,12 @@ fn stop_agent(lab: &Lab, vmid: u32) -> Result<()> {
 fn what_must_not_be_reset_is_not() -> Result<()> {
     let cases = all_kept();
     let mut fleet: Vec<FleetVm> = cases.iter().map(|case| case.vm.clone()).collect();
-    for (vmid, name) in [(GOODBYE, "goodbye"), (PAUSED, "paused"), (ORIGINAL, "original"), (CONTROL, "control")] {
+    for (vmid, name) in [
+        (GOODBYE, "goodbye"),
+        (PAUSED, "paused"),
+        (ORIGINAL, "original"),
+        (CONTROL, "control"),
+    ] {
         fleet.push(FleetVm::new(vmid, name, "pve1"));
     }
     let lab = lab(fleet, OLDER_TWIN)?;
@@ -254,7 +260,12 @@ fn what_must_not_be_reset_is_not() -> Result<()> {
     for case in &cases {
         let vmid = case.vm.vmid.to_string();
         for harm in case.harm {
-            let control: Vec<&str> = harm[..1].iter().copied().chain([vmid.as_str()]).chain(harm[1..].iter().copied()).collect();
+            let control: Vec<&str> = harm[..1]
+                .iter()
+                .copied()
+                .chain([vmid.as_str()])
+                .chain(harm[1..].iter().copied())
+                .collect();
             lab.pve(&control)?;
         }
     }
@@ -263,10 +274,21 @@ fn what_must_not_be_reset_is_not() -> Result<()> {
         lab.pve(&["hang", &vmid.to_string()])?;
     }
 
-    for case in &cases {
-        wait_reason(&lab, &case.vm.name, "HeartbeatFresh", case.after)?;
-        wait_reason(&lab, &case.vm.name, "ResetAllowed", case.gate)?;
-    }
+    until(PATIENCE, "each VM shows what holds its reset back", || {
+        let mut others = Vec::new();
+        for case in &cases {
+            let vm = lab.get(VMS, &case.vm.name)?;
+            let (fresh, gate) = (condition(&vm, "HeartbeatFresh").0, condition(&vm, "ResetAllowed").0);
+            if (fresh.as_str(), gate.as_str()) != (case.after, case.gate) {
+                others.push(format!(
+                    "{} shows {fresh} and {gate} instead of {} and {}",
+                    case.vm.name, case.after, case.gate
+                ));
+            }
+        }
+        Ok(if others.is_empty() { Ok(()) } else { Err(others.join("; ")) })
+    })
+    .with_context(|| lab.controller_log(15))?;
     wait_reason(&lab, "goodbye", "ResetAllowed", "Stopping")?;
     let contradiction = wait_reason(&lab, "contradiction", "ResetAllowed", "InvalidPolicy")?;
     ensure!(
@@ -326,7 +348,11 @@ fn request(name: &str, vm: &str, trigger: &str, not_after: &str) -> String {
 fn wait_outcomes(lab: &Lab, vm: &str, wanted: &[&str]) -> Result<()> {
     until(PATIENCE, &format!("the resets of {vm} end as {wanted:?}"), || {
         let seen = outcomes(lab, vm)?;
-        Ok(if seen == wanted { Ok(()) } else { Err(format!("they are {seen:?}")) })
+        Ok(if seen == wanted {
+            Ok(())
+        } else {
+            Err(format!("they are {seen:?}"))
+        })
     })
     .with_context(|| lab.controller_log(15))
 }
@@ -377,9 +403,11 @@ fn caps_and_requests() -> Result<()> {
     let soon = moment(600)?;
     lab.apply(&request("from-a-backup", "asked", "Manual", &moment(-3600)?))?;
     lab.apply(&request("too-far-ahead", "asked", "Manual", &moment(20 * 60)?))?;
-    lab.apply(&request("waits-for-the-lock", "locked", "Manual", &soon)).context("locked")?;
-    // The lock holds both back until both are there.
-    let both = [request("ann", "twice", "Manual", &soon), request("bob", "twice", "Manual", &soon)];
+    lab.apply(&request("waits-for-the-lock", "locked", "Manual", &soon))
+        .context("locked")?;
+    // The lock holds both back until both are there. The one that came second is told so at its notAfter at the latest.
+    let nearer = moment(45)?;
+    let both = ["ann", "bob"].map(|who| request(who, "twice", "Manual", &nearer));
     lab.apply(&both.join("\n---\n"))?;
 
     wait_outcomes(&lab, "asked", &["Expired", "Expired"])?;
