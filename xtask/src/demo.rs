@@ -70,9 +70,10 @@ pub fn run(demo: &Demo) -> Result<()> {
 fn show_around(lab: &Lab) {
     let kubectl = lab.control_plane.tools().kubectl.path.display();
     let state = lab.simulator_state();
+    let detached = detached::folder_from_env().is_some();
     println!(
         "
-Everything runs. Look for yourself, in another terminal:
+Everything runs. Look for yourself{}:
 
   export KUBECONFIG={}
   alias kubectl={kubectl}
@@ -85,7 +86,8 @@ Everything runs. Look for yourself, in another terminal:
   {} ctl --state-dir {} list
 
 Defib's log: {}
-Ctrl-C ends it all.",
+{}",
+        if detached { "" } else { ", in another terminal" },
         lab.control_plane.kubeconfig().display(),
         lab.metrics_port,
         shown("pve-sim"),
@@ -93,6 +95,7 @@ Ctrl-C ends it all.",
         shown("pve-sim"),
         state.display(),
         lab.folder().join("defib.log").display(),
+        if detached { "" } else { "Ctrl-C ends it all." },
     );
 }
 

@@ -52,7 +52,7 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
         return Ok(again(decision.check_after));
     }
     let action = match &decision.next {
-        Next::Begin(intent) => return attempt::carry_out(&ctx, &facts, intent).await,
+        Next::Begin(intent) => return attempt::carry_out(&ctx, &facts, &decision, intent).await,
         Next::Continue(step) => match progress::carry_out(&ctx, &facts, step, &decision).await? {
             Progress::Moved(action) => return Ok(action),
             Progress::Waits(action) => action,

@@ -49,6 +49,14 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
         end(&ctx, reset, outcome, message, now.wall).await?;
         return Ok(Action::await_change());
     }
+    if vm.is_none() {
+        waiting(
+            &ctx,
+            reset,
+            format!("there is no ManagedVM {:?} in this namespace", reset.spec.vm_ref.name),
+        )
+        .await?;
+    }
     if let Some(vm) = vm {
         own(&ctx, reset, vm).await?;
         ctx.ledger.wake(&super::context::vm_key(vm));
@@ -178,6 +186,26 @@ async fn end(ctx: &Context, reset: &VMReset, outcome: Outcome, message: String, 
     .await?;
     ctx.metrics.reset_finished(outcome);
     ctx.event(reset, kube::runtime::events::EventType::Warning, reason, &message).await;
+    Ok(())
+}
+
+/// Says what a request waits for that has no ManagedVM to say it.
+async fn waiting(ctx: &Context, reset: &VMReset, message: String) -> Result<(), Error> {
+    if reset.status.as_ref().and_then(|s| s.message.as_ref()) == Some(&message) {
+        return Ok(());
+    }
+    let status = VMResetStatus {
+        state: Some(ResetState::Pending),
+        message: Some(message),
+        ..VMResetStatus::default()
+    };
+    let resets: Api<VMReset> = Api::namespaced(ctx.client.clone(), &reset.namespace().unwrap_or_default());
+    let body = json!({ "status": status });
+    call(
+        "write the VMReset",
+        resets.patch_status(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+    )
+    .await?;
     Ok(())
 }
 

@@ -5,9 +5,9 @@ use super::super::context::Context;
 use super::super::kube_api::call;
 use super::super::{Error, again};
 use super::observe::{Facts, policy_of};
-use super::{books, progress, record};
+use super::{books, progress, record, report};
 use defib_api::{CurrentReset, ManagedVM, Trigger};
-use defib_core::decide::Intent;
+use defib_core::decide::{Decision, Intent};
 use defib_core::fleet::{Limits, over_committed};
 use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
 use defib_core::time::Now;
@@ -29,11 +29,12 @@ pub struct Withdrawal {
 ///
 /// # Errors
 /// When the journal could not be written, which leaves everything as it was, or nobody can tell: the journal then tells.
-pub async fn carry_out(ctx: &Context, facts: &Facts, intent: &Intent) -> Result<Action, Error> {
+pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent: &Intent) -> Result<Action, Error> {
     let decided = ctx.clock.now();
     let current = &intent.current;
     let books = Books::of(facts.vm.status.as_ref()).begin(current.clone(), intent.episode.clone());
-    books::enter(ctx, &facts.vm, &books).await?;
+    let conditions = report::beginning(ctx, facts, decision, current);
+    books::enter(ctx, &facts.vm, &books, &conditions).await?;
     // From here on the journal is the truth: whatever dies, whoever finds it knows that this was intended.
     let connection = match prepare(ctx, facts, intent, decided).await {
         Ok(connection) => connection,
@@ -53,6 +54,8 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, intent: &Intent) -> Result<
             }
         }
     };
+    // Only now: no courtesy may take time between the decision and the request.
+    report::events(ctx, facts, &conditions).await;
     tracing::info!(vm = %facts.key, reset = current.name, ?outcome, "reset requested of Proxmox");
     ctx.metrics.reset_sent(&outcome);
     if !matches!(outcome, Sent::NotDelivered { .. } | Sent::Refused { .. }) {

@@ -4,7 +4,7 @@ use super::super::Error;
 use super::super::context::Context;
 use super::super::kube_api::call;
 use crate::heartbeat::VmKey;
-use defib_api::{CurrentReset, ManagedVM};
+use defib_api::{Condition, CurrentReset, ManagedVM};
 use defib_core::journal::Books;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
@@ -36,18 +36,26 @@ pub async fn patch(ctx: &Context, step: &'static str, vm: &ManagedVM, status: se
     Ok(written)
 }
 
-/// Writes the books over exactly this version of the object.
-async fn write(ctx: &Context, vm: &ManagedVM, books: &Books) -> Result<ManagedVM, Error> {
-    let status = json!({ "currentReset": books.current, "recentResets": books.recent, "episode": books.episode });
-    patch(ctx, "write the journal", vm, status).await
+fn fields(books: &Books) -> serde_json::Value {
+    json!({ "currentReset": books.current, "recentResets": books.recent, "episode": books.episode })
 }
 
-/// Enters an intent over exactly the version that was decided on. When the answer is lost, the object tells whether it was entered.
+/// Writes the books over exactly this version of the object.
+async fn write(ctx: &Context, vm: &ManagedVM, books: &Books) -> Result<ManagedVM, Error> {
+    patch(ctx, "write the journal", vm, fields(books)).await
+}
+
+/// Enters an intent over exactly the version that was decided on, with the conditions that say so. When the answer is lost, the object tells whether it was
+/// entered.
 ///
 /// # Errors
 /// When it was not entered, or nobody can tell.
-pub async fn enter(ctx: &Context, vm: &ManagedVM, books: &Books) -> Result<(), Error> {
-    let Err(error) = write(ctx, vm, books).await else { return Ok(()) };
+pub async fn enter(ctx: &Context, vm: &ManagedVM, books: &Books, conditions: &[Condition]) -> Result<(), Error> {
+    let mut status = fields(books);
+    status["conditions"] = json!(conditions);
+    let Err(error) = patch(ctx, "write the journal", vm, status).await else {
+        return Ok(());
+    };
     let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default());
     let live = call("read the ManagedVM", vms.get(&vm.name_any())).await?;
     let entered = live.status.and_then(|s| s.current_reset);

@@ -4,8 +4,8 @@ use super::super::Error;
 use super::super::context::Context;
 use super::observe::Facts;
 use super::{books, record};
-use defib_api::{Condition, ResetState};
-use defib_core::conditions::{find, kind, merge};
+use defib_api::{Condition, CurrentReset, ResetState};
+use defib_core::conditions::{Draft, Is, find, kind, merge};
 use defib_core::decide::Decision;
 use defib_core::heartbeat::Expectation;
 use kube::ResourceExt;
@@ -65,10 +65,33 @@ pub async fn status(ctx: &Context, facts: &Facts, decision: &Decision) -> Result
         return Ok(());
     }
     books::patch(ctx, "write the status", &facts.vm, Value::Object(changed)).await?;
-    for (type_, reason, note) in news(&old.conditions, &conditions) {
+    events(ctx, facts, &conditions).await;
+    Ok(())
+}
+
+/// The conditions as a reset begins: what led to it, and that it is under way before anything is sent.
+pub fn beginning(ctx: &Context, facts: &Facts, decision: &Decision, current: &CurrentReset) -> Vec<Condition> {
+    let message = format!("VMReset {}, attempt {}: the request goes to Proxmox", current.name, current.attempt);
+    let mut drafts = decision.conditions.clone();
+    for draft in &mut drafts {
+        let (is, reason) = match draft.type_ {
+            kind::RESETTING => (Is::True, "Requesting"),
+            kind::READY => (Is::False, "Resetting"),
+            kind::RESET_ALLOWED => (Is::False, "ResetUnderWay"),
+            _ => continue,
+        };
+        *draft = Draft::new(draft.type_, is, reason, message.clone());
+    }
+    let old = facts.vm.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+    merge(old, &drafts, facts.vm.metadata.generation, ctx.clock.now().wall)
+}
+
+/// Publishes an event for each change that is worth one.
+pub async fn events(ctx: &Context, facts: &Facts, conditions: &[Condition]) {
+    let old = facts.vm.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+    for (type_, reason, note) in news(old, conditions) {
         ctx.event(&facts.vm, type_, &reason, &note).await;
     }
-    Ok(())
 }
 
 /// Changes of conditions that are worth an event: each is a decision, or the reason of one.
