@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How far ahead `notAfter` may lie. An object from a backup or from Git is older than that.
 const HORIZON: SignedDuration = SignedDuration::from_mins(15);
+/// How often a request that waits is looked at: another reset of the VM that supersedes it is no change of the request itself.
+const PENDING: Duration = Duration::from_secs(5);
 /// Clocks of people's machines differ from ours by some seconds.
 const SKEW: SignedDuration = SignedDuration::from_secs(30);
 
@@ -61,7 +63,7 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
         own(&ctx, reset, vm).await?;
         ctx.ledger.wake(&super::context::vm_key(vm));
     }
-    Ok(at_deadline(now.until(reset.spec.not_after)))
+    Ok(at_deadline(now.until(reset.spec.not_after).min(PENDING)))
 }
 
 /// What follows a failure.
