@@ -158,6 +158,20 @@ pub enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// The word that the API spells it with; also reason of conditions and label of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recovered => "Recovered",
+            Self::NotRecovered => "NotRecovered",
+            Self::Failed => "Failed",
+            Self::Expired => "Expired",
+            Self::Superseded => "Superseded",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
 /// What was seen of the VM before anything was done to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

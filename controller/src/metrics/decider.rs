@@ -103,15 +103,7 @@ impl super::Metrics {
 
     /// A reset ended.
     pub fn reset_finished(&self, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Recovered => "Recovered",
-            Outcome::NotRecovered => "NotRecovered",
-            Outcome::Failed => "Failed",
-            Outcome::Expired => "Expired",
-            Outcome::Superseded => "Superseded",
-            Outcome::Unknown => "Unknown",
-        };
-        self.decider.finished.with_label_values(&[outcome]).inc();
+        self.decider.finished.with_label_values(&[outcome.as_str()]).inc();
     }
 
     /// The decider looks at a VM.

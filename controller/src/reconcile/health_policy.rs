@@ -2,7 +2,7 @@
 
 use super::cache::{Guarded, key_of};
 use super::context::Context;
-use super::kube_api::{call, status_patch};
+use super::kube_api::{DECIDER, call, status_patch};
 use super::managed_vm::{counts, policy_of};
 use super::{Error, again};
 use defib_api::{HealthPolicy, HealthPolicySpec, HealthPolicyStatus, Mode, ResetPolicy};
@@ -88,7 +88,7 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         let body = status_patch(&old, &status);
         call(
             "write the HealthPolicy's status",
-            policies.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+            policies.patch_status(&key.1, &PatchParams::apply(DECIDER), &Patch::Merge(body)),
         )
         .await?;
     }

@@ -11,6 +11,9 @@ use tokio::time::timeout;
 /// Longest wait for one call. The journal's compare-and-swap and all that follows it must fit into the 10 s that an intent lives.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
+/// Field manager of all that the decider writes.
+pub const DECIDER: &str = "defib-decider";
+
 /// A client that repeats nothing by itself: kube's own retries would send a write again long after it was decided.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use super::cache::{Guarded, Key, key_of};
 use super::context::{ClusterView, Context};
-use super::kube_api::{call, status_patch};
+use super::kube_api::{DECIDER, call, status_patch};
 use super::{Error, again};
 use defib_api::{ProxmoxCluster, ProxmoxClusterStatus, ProxmoxNode, Verify};
 use defib_core::conditions::{Draft, Is, kind, merge};
@@ -320,7 +320,7 @@ async fn write_status(
     let body = status_patch(&old, &status);
     call(
         "write the ProxmoxCluster's status",
-        clusters.patch_status(&key.1, &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+        clusters.patch_status(&key.1, &PatchParams::apply(DECIDER), &Patch::Merge(body)),
     )
     .await?;
     let before = defib_core::conditions::find(&old.conditions, kind::READY).map(|c| c.reason.clone());

@@ -2,7 +2,7 @@
 
 use super::cache::Guarded;
 use super::context::Context;
-use super::kube_api::call;
+use super::kube_api::{DECIDER, call};
 use super::{Error, again, at_deadline};
 use defib_api::{ManagedVM, Outcome, ResetState, Trigger, VMReset, VMResetStatus};
 use defib_core::conditions::{Draft, Is, kind, merge};
@@ -183,7 +183,7 @@ async fn end(ctx: &Context, reset: &VMReset, outcome: Outcome, message: String, 
     let body = json!({ "metadata": { "resourceVersion": reset.resource_version() }, "status": status });
     call(
         "end the VMReset",
-        resets.patch_status(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+        resets.patch_status(&reset.name_any(), &PatchParams::apply(DECIDER), &Patch::Merge(body)),
     )
     .await?;
     ctx.metrics.reset_finished(outcome);
@@ -205,7 +205,7 @@ async fn waiting(ctx: &Context, reset: &VMReset, message: String) -> Result<(), 
     let body = json!({ "status": status });
     call(
         "write the VMReset",
-        resets.patch_status(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+        resets.patch_status(&reset.name_any(), &PatchParams::apply(DECIDER), &Patch::Merge(body)),
     )
     .await?;
     Ok(())
@@ -221,7 +221,7 @@ async fn own(ctx: &Context, reset: &VMReset, vm: &ManagedVM) -> Result<(), Error
     let body = json!({ "metadata": { "ownerReferences": [owner], "resourceVersion": reset.resource_version() } });
     call(
         "own the VMReset",
-        resets.patch(&reset.name_any(), &PatchParams::apply("defib-decider"), &Patch::Merge(body)),
+        resets.patch(&reset.name_any(), &PatchParams::apply(DECIDER), &Patch::Merge(body)),
     )
     .await?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::super::Error;
 use super::super::context::Context;
-use super::super::kube_api::call;
+use super::super::kube_api::{DECIDER, call};
 use crate::heartbeat::VmKey;
 use defib_api::{Condition, CurrentReset, ManagedVM};
 use defib_core::journal::Books;
@@ -10,9 +10,6 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use std::sync::Arc;
-
-/// Field manager of the decider's part of the status.
-pub const DECIDER: &str = "defib-decider";
 
 /// How often an update is tried again when the object moved on in between. Conflicts with the publisher resolve in one or two rounds.
 const ROUNDS: u32 = 5;

@@ -3,7 +3,7 @@
 use super::super::Error;
 use super::super::cache::key_of;
 use super::super::context::Context;
-use super::super::kube_api::call;
+use super::super::kube_api::{DECIDER, call};
 use super::attempt::Withdrawal;
 use defib_api::{CurrentReset, ManagedVM, ResetAction, ResetState, StepAction, Trigger, VMReset, VMResetSpec, VMResetStatus};
 use defib_core::conditions::{Draft, Is, kind, merge};
@@ -15,8 +15,6 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use std::collections::BTreeMap;
-
-use super::books::DECIDER;
 
 /// Label of a VMReset: the name of its ManagedVM.
 pub const VM_LABEL: &str = "defib.dev/vm";
@@ -101,7 +99,7 @@ pub async fn progress(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> 
 /// # Errors
 /// When it could not be written.
 pub async fn finish(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, ending: &Ending, now: Now) -> Result<(), Error> {
-    let complete = Draft::new(kind::COMPLETE, Is::True, outcome_word(ending), ending.message.clone());
+    let complete = Draft::new(kind::COMPLETE, Is::True, ending.outcome.as_str(), ending.message.clone());
     let status = VMResetStatus {
         state: Some(ResetState::Finished),
         outcome: Some(ending.outcome),
@@ -112,18 +110,6 @@ pub async fn finish(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, endin
         ..status_of(current)
     };
     write(ctx, vm, current, &status).await
-}
-
-fn outcome_word(ending: &Ending) -> &'static str {
-    use defib_api::Outcome::{Expired, Failed, NotRecovered, Recovered, Superseded, Unknown};
-    match ending.outcome {
-        Recovered => "Recovered",
-        NotRecovered => "NotRecovered",
-        Failed => "Failed",
-        Expired => "Expired",
-        Superseded => "Superseded",
-        Unknown => "Unknown",
-    }
 }
 
 async fn write(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, status: &VMResetStatus) -> Result<(), Error> {
