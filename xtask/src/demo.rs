@@ -40,8 +40,8 @@ pub fn run(demo: &Demo) -> Result<()> {
         Options {
             fleet: demo_fleet(),
             manifests: vec![root().join("examples/demo")],
-            controller_args: Vec::new(),
             folder: detached::folder_from_env(),
+            ..Options::default()
         },
         &|step| say(step),
     )?;

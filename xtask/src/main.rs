@@ -23,16 +23,27 @@ enum Command {
     ControlPlane(control_plane::Command),
     /// The main job on this machine: VMs that fall silent are reset and proved alive again.
     Demo(demo::Demo),
+    /// Every write of a reset, and what becomes of it when the controller is killed, stopped or left without an answer just there.
+    #[command(disable_help_flag = true)]
+    CrashTable(Arguments),
     /// Everything that must hold: lints, unit and property tests, kinds and chart on a real API server, the agent, outages, the demo's story.
     Test,
     /// Write crds/*.yaml and the chart's copy of them anew from the types.
     Crds,
 }
 
+/// Arguments of a program of its own, which knows its `--help`.
+#[derive(clap::Args)]
+struct Arguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
+}
+
 fn main() -> ExitCode {
     let result = match Xtask::parse().command {
         Command::ControlPlane(command) => control_plane::run(command),
         Command::Demo(demo) => demo::run(&demo),
+        Command::CrashTable(Arguments { arguments }) => xtask::paths::run("crash-table", &arguments),
         Command::Test => test::run(),
         Command::Crds => crds(),
     };

@@ -41,7 +41,7 @@ pub fn build(say: &dyn Fn(&str)) -> Result<()> {
     if std::env::var_os(PREBUILT).is_some() {
         return Ok(());
     }
-    say("building defib and pve-sim (the first build takes a few minutes)");
+    say("building the programs (the first build takes a few minutes)");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--locked", "--workspace", "--bins"])
@@ -50,6 +50,21 @@ pub fn build(say: &dyn Fn(&str)) -> Result<()> {
         .context("cannot run cargo")?;
     if !status.success() {
         bail!("the programs do not build");
+    }
+    Ok(())
+}
+
+/// Builds the programs of this workspace and runs one of them, which tells the rest itself.
+///
+/// # Errors
+/// When they do not compile, or it fails.
+pub fn run(name: &str, arguments: &[String]) -> Result<()> {
+    build(&|text| eprintln!("{text}"))?;
+    control_plane::tools::ensure()?;
+    let status = Command::new(program(name)?).args(arguments).status();
+    let status = status.with_context(|| format!("cannot run {name}"))?;
+    if !status.success() {
+        bail!("{name} failed: {status}");
     }
     Ok(())
 }

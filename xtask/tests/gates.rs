@@ -40,7 +40,7 @@ fn lab(fleet: Vec<FleetVm>, more: &str) -> Result<Lab> {
             fleet,
             manifests: vec![manifest.path().to_path_buf()],
             controller_args: vec!["--max-unhealthy=100%".into(), "--max-in-flight=10".into()],
-            folder: None,
+            ..Options::default()
         },
         &|_| {},
     )

@@ -38,9 +38,8 @@ fn lab() -> Result<Lab> {
     let lab = Lab::start(
         Options {
             fleet,
-            manifests: Vec::new(),
             controller_args: vec!["--max-unhealthy=100%".into()],
-            folder: None,
+            ..Options::default()
         },
         &|_| {},
     )?;

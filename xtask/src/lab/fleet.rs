@@ -94,23 +94,24 @@ pub fn manifests(vms: &[FleetVm]) -> Result<String> {
     Ok(all)
 }
 
-/// The ProxmoxCluster and its Secrets, with the ports that the simulator took.
-pub fn cluster(plane: &ControlPlane, folder: &Path) -> Result<()> {
+/// Where the simulator's nodes listen, and the authority of their certificates (PEM).
+pub fn endpoints(folder: &Path) -> Result<(Vec<String>, String)> {
     let state = folder.join("pve");
     let endpoints: Value = serde_json::from_str(&std::fs::read_to_string(state.join("endpoints.json"))?)?;
     let ca = std::fs::read_to_string(state.join("pve-root-ca.pem"))?;
-    let urls: Vec<&Value> = endpoints["endpoints"]
-        .as_array()
-        .context("endpoints.json has no list")?
-        .iter()
-        .map(|e| &e["url"])
-        .collect();
+    let list = endpoints["endpoints"].as_array().context("endpoints.json has no list")?;
+    let urls: Option<Vec<String>> = list.iter().map(|e| e["url"].as_str().map(str::to_owned)).collect();
+    Ok((urls.context("endpoints.json has an endpoint without url")?, ca))
+}
+
+/// The ProxmoxCluster and its Secrets, at these endpoints.
+pub fn cluster(plane: &ControlPlane, urls: &[String], ca_pem: &str) -> Result<()> {
     let [token, ca_secret] = SECRETS;
     let meta = |name: &str| json!({ "name": name, "namespace": NAMESPACE });
     let objects = [
         json!({ "apiVersion": "v1", "kind": "Secret", "metadata": meta(token),
                 "stringData": { "tokenID": "defib@pve!controller", "secret": TOKEN_SECRET } }),
-        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": meta(ca_secret), "stringData": { "ca.crt": ca } }),
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": meta(ca_secret), "stringData": { "ca.crt": ca_pem } }),
         json!({ "apiVersion": "defib.dev/v1alpha1", "kind": "ProxmoxCluster", "metadata": meta("pve"),
                 "spec": { "endpoints": urls, "tokenSecretRef": { "name": token }, "tls": { "caSecretRef": { "name": ca_secret } } } }),
     ];

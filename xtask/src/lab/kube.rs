@@ -36,14 +36,22 @@ pub fn apply_text(plane: &ControlPlane, text: &str) -> Result<()> {
     kubectl(plane, &["apply", "-f", "-"], Some(text)).map(|_| ())
 }
 
+/// A server that is reached by HTTPS.
+pub struct Server<'a> {
+    /// Address.
+    pub url: &'a str,
+    /// The authority of its certificate, PEM.
+    pub ca_pem: &'a str,
+}
+
 /// A kubeconfig with a token of a ServiceAccount: no kubelet runs here to hand one to a pod, but its rights are the pod's.
-pub fn service_account(plane: &ControlPlane, folder: &Path, namespace: &str, name: &str) -> Result<PathBuf> {
+pub fn service_account(plane: &ControlPlane, server: &Server<'_>, folder: &Path, namespace: &str, name: &str) -> Result<PathBuf> {
     let token = kubectl(plane, &["create", "token", name, "-n", namespace, "--duration", "24h"], None)?;
     let ca = folder.join("kube-ca.pem");
-    std::fs::write(&ca, plane.ca_pem())?;
+    std::fs::write(&ca, server.ca_pem)?;
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: lab\nclusters:\n- name: lab\n  cluster:\n    server: {}\n    certificate-authority: {}\nusers:\n- name: {name}\n  user:\n    token: {}\ncontexts:\n- name: lab\n  context: {{cluster: lab, user: {name}}}\n",
-        plane.server_url(),
+        server.url,
         ca.display(),
         token.trim()
     );

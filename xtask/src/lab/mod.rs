@@ -5,14 +5,17 @@ mod agents;
 mod chart;
 mod fleet;
 mod kube;
+mod service;
 pub mod wait;
 
 pub use fleet::{FleetVm, NAMESPACE, demo_fleet};
+pub use kube::Server;
 
 use crate::paths::{program, root};
 use anyhow::{Context, Result, bail};
 use control_plane::{ControlPlane, Process, leashed, tools};
 use serde_json::Value;
+use service::{Backend, Service};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,7 +25,7 @@ use wait::until;
 pub const SYSTEM: &str = "defib-system";
 
 /// How a lab is made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// VMs of the simulator, with their ManagedVMs.
     pub fleet: Vec<FleetVm>,
@@ -30,6 +33,8 @@ pub struct Options {
     pub manifests: Vec<PathBuf>,
     /// More arguments of `defib run`.
     pub controller_args: Vec<String>,
+    /// Two controllers behind a Service instead of one.
+    pub two_controllers: bool,
     /// Folder for logs, configuration and data; temporary by default.
     pub folder: Option<PathBuf>,
 }
@@ -40,13 +45,20 @@ pub struct Lab {
     /// The control plane.
     pub control_plane: ControlPlane,
     simulator: Process,
-    controller: Option<Process>,
+    controllers: Vec<Controller>,
     kubeconfig: PathBuf,
-    /// Port of agents and people.
+    /// Port of agents and people: the controller's, or that of the Service before two of them.
     pub port: u16,
-    /// Port of metrics and probes.
+    /// Port of metrics and probes of the first controller.
     pub metrics_port: u16,
+    _service: Option<Service>,
     options: Options,
+}
+
+/// A process `defib run`, or the place of one.
+struct Controller {
+    ports: Backend,
+    process: Option<Process>,
 }
 
 enum Folder {
@@ -73,10 +85,28 @@ impl Lab {
             tools: Some(tools::ensure()?),
             ..Default::default()
         })?;
-        let (port, metrics_port) = (free_port()?, free_port()?);
+        let mut controllers = Vec::new();
+        for _ in 0..if options.two_controllers { 2 } else { 1 } {
+            let (listen, metrics) = (free_port()?, free_port()?);
+            controllers.push(Controller {
+                ports: Backend { listen, metrics },
+                process: None,
+            });
+        }
+        let first = controllers.first().context("a lab has a controller")?.ports;
+        let service = match options.two_controllers {
+            true => Some(Service::start(controllers.iter().map(|c| c.ports).collect())?),
+            false => None,
+        };
+        let port = service.as_ref().map_or(first.listen, Service::port);
         say("chart: CRDs, ServiceAccount, RBAC (helm install)");
         chart::install(&control_plane, &path)?;
-        let kubeconfig = kube::service_account(&control_plane, &path, SYSTEM, "defib")?;
+        let server = control_plane.server_url();
+        let direct = Server {
+            url: &server,
+            ca_pem: control_plane.ca_pem(),
+        };
+        let kubeconfig = kube::service_account(&control_plane, &direct, &path, SYSTEM, "defib")?;
         say("manifests: HealthPolicy, ManagedVMs");
         kube::apply_text(
             &control_plane,
@@ -89,19 +119,23 @@ impl Lab {
         agents::write(&control_plane, &path, &options.fleet, port)?;
         say("Proxmox simulator: three nodes, HTTPS, guests that run the real agent");
         let simulator = start_simulator(&path, &options.fleet)?;
-        fleet::cluster(&control_plane, &path)?;
+        let (urls, ca) = fleet::endpoints(&path)?;
+        fleet::cluster(&control_plane, &urls, &ca)?;
         let mut lab = Self {
             folder,
             control_plane,
             simulator,
-            controller: None,
+            controllers,
             kubeconfig,
             port,
-            metrics_port,
+            metrics_port: first.metrics,
+            _service: service,
             options,
         };
         say("controller: defib run, with the rights of the chart's ServiceAccount");
-        lab.start_controller()?;
+        for index in 0..lab.controllers.len() {
+            lab.start_process(index)?;
+        }
         Ok(lab)
     }
 
@@ -110,61 +144,116 @@ impl Lab {
     /// # Errors
     /// When it ends, or does not serve in time.
     pub fn start_controller(&mut self) -> Result<()> {
+        self.start_process(0)
+    }
+
+    /// Starts one of the controllers. A single one is awaited until it serves, one of two until it lives: the other may be the one that decides.
+    ///
+    /// # Errors
+    /// When it ends, or is not there in time.
+    pub fn start_process(&mut self, index: usize) -> Result<()> {
+        let probe = if self.options.two_controllers { "/livez" } else { "/readyz" };
+        let log = self.log(index);
+        let controller = self.controllers.get_mut(index).context("no such controller")?;
+        let Backend { listen, metrics } = controller.ports;
         let mut command = leashed(&program("defib")?);
         command
-            .args([
-                "run",
-                "--plain-http",
-                "--identity",
-                "defib-0",
-                "--namespace",
-                SYSTEM,
-                "--poll-seconds",
-                "2",
-            ])
-            .arg(format!("--listen=127.0.0.1:{}", self.port))
-            .arg(format!("--metrics-listen=127.0.0.1:{}", self.metrics_port))
+            .args(["run", "--plain-http", "--namespace", SYSTEM, "--poll-seconds", "2"])
+            .arg(format!("--identity=defib-{index}"))
+            .arg(format!("--listen=127.0.0.1:{listen}"))
+            .arg(format!("--metrics-listen=127.0.0.1:{metrics}"))
             .args(&self.options.controller_args)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("RUST_BACKTRACE", "1");
-        let log = self.folder.path().join("defib.log");
-        let mut controller = Process::start("defib", command, &log)?;
-        let port = self.metrics_port;
-        controller.wait_ready(Duration::from_secs(60), || match http_get(port, "/readyz") {
+        let mut process = Process::start("defib", command, &log)?;
+        process.wait_ready(Duration::from_secs(60), || match http_get(metrics, probe) {
             Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
             Ok(answer) => Err(answer.lines().last().unwrap_or_default().to_owned()),
             Err(error) => Err(error.to_string()),
         })?;
-        self.controller = Some(controller);
+        controller.process = Some(process);
         Ok(())
     }
 
-    /// The controller's process.
+    fn log(&self, index: usize) -> PathBuf {
+        let name = if index == 0 {
+            "defib.log".to_owned()
+        } else {
+            format!("defib-{index}.log")
+        };
+        self.folder.path().join(name)
+    }
+
+    /// From its next start on, the controller reaches the Kubernetes API by another way.
+    ///
+    /// # Errors
+    /// When its kubeconfig cannot be written.
+    pub fn reroute_kubernetes(&self, server: &Server<'_>) -> Result<()> {
+        kube::service_account(&self.control_plane, server, self.folder.path(), SYSTEM, "defib").map(|_| ())
+    }
+
+    /// From now on, the controller reaches Proxmox by other ways.
+    ///
+    /// # Errors
+    /// When the API server refuses the ProxmoxCluster.
+    pub fn reroute_proxmox(&self, urls: &[String], ca_pem: &str) -> Result<()> {
+        fleet::cluster(&self.control_plane, urls, ca_pem)
+    }
+
+    /// Where the simulator's nodes listen, and the authority of their certificates (PEM).
+    ///
+    /// # Errors
+    /// When the simulator has not written it down.
+    pub fn proxmox_endpoints(&self) -> Result<(Vec<String>, String)> {
+        fleet::endpoints(self.folder.path())
+    }
+
+    /// The (first) controller's process.
     ///
     /// # Errors
     /// When it does not run.
     pub fn controller(&mut self) -> Result<&mut Process> {
-        self.controller.as_mut().context("the controller does not run")
+        self.process(0)
     }
 
-    /// SIGKILL of the controller.
+    /// The process of one of the controllers.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn process(&mut self, index: usize) -> Result<&mut Process> {
+        let controller = self.controllers.get_mut(index).context("no such controller")?;
+        controller.process.as_mut().context("the controller does not run")
+    }
+
+    /// SIGKILL of the (first) controller.
     ///
     /// # Errors
     /// When it survives.
     pub fn kill_controller(&mut self) -> Result<()> {
-        if let Some(mut controller) = self.controller.take() {
-            controller.kill()?;
-        }
-        Ok(())
+        self.kill_process(0)
     }
 
-    /// SIGTERM, as Kubernetes stops a pod.
+    /// SIGKILL of one of the controllers; nothing where it has ended.
     ///
     /// # Errors
-    /// When it does not end in time.
+    /// When it survives.
+    pub fn kill_process(&mut self, index: usize) -> Result<()> {
+        let controller = self.controllers.get_mut(index).context("no such controller")?;
+        match controller.process.take() {
+            Some(mut process) => Ok(process.kill()?),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM, as Kubernetes stops a pod, to all controllers.
+    ///
+    /// # Errors
+    /// When one does not end in time.
     pub fn stop_controller(&mut self) -> Result<()> {
-        if let Some(mut controller) = self.controller.take() {
-            controller.stop(Instant::now() + Duration::from_secs(60))?;
+        for controller in &mut self.controllers {
+            if let Some(mut process) = controller.process.take() {
+                process.stop(Instant::now() + Duration::from_secs(60))?;
+            }
         }
         Ok(())
     }
@@ -275,9 +364,9 @@ impl Lab {
         })
     }
 
-    /// The last lines of the controller's log.
+    /// The last lines of the (first) controller's log.
     pub fn controller_log(&self, lines: usize) -> String {
-        let text = std::fs::read_to_string(self.folder.path().join("defib.log")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.log(0)).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
         all.iter()
             .skip(all.len().saturating_sub(lines))

@@ -1,0 +1,145 @@
+//! Plays a reset once to count its writes, to Kubernetes and to Proxmox alike, and then once for each of them, with the controller killed (or stopped, or
+//! left without an answer) just before and just after it. See `cargo xtask crash-table --help`.
+
+mod cell;
+mod judge;
+mod story;
+mod table;
+
+use anyhow::{Context, Result, bail};
+use cell::{Cell, Row};
+use clap::{Parser, ValueEnum};
+use fault_proxy::Moment;
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use story::{Harm, Point};
+
+/// Every write of a reset, and what becomes of it when the controller dies just there.
+#[derive(Parser)]
+#[command(name = "cargo xtask crash-table", bin_name = "cargo xtask crash-table")]
+struct Options {
+    /// What goes wrong at each write; several may be named, parted by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "kill")]
+    harm: Vec<Harm>,
+    /// Before the server hears of the write, or after it has answered; both by default.
+    #[arg(long, value_enum)]
+    moment: Option<When>,
+    /// Only these writes, numbered as the table numbers them.
+    #[arg(long = "write", value_delimiter = ',')]
+    writes: Vec<u64>,
+    /// Rows beside `--harm`: standstills after the intent, after the request to Proxmox, and while the VM proves itself.
+    #[arg(long)]
+    three_stops: bool,
+    /// A second controller stands by, and takes over.
+    #[arg(long)]
+    two: bool,
+    /// Labs side by side. One needs about 1 GiB.
+    #[arg(long, default_value_t = 4)]
+    cells: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum When {
+    Before,
+    After,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<bool> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let handle = runtime.handle();
+    println!("The story, without harm:");
+    let mut first = Cell::start(handle.clone(), options.two)?;
+    let story = first.play(None)?;
+    table::print_story(&story);
+    if !story.wrong.is_empty() {
+        bail!("the story goes wrong by itself: {}\n{}", story.wrong.join("; "), first.log());
+    }
+    let points = points(options, &story.writes);
+    println!("\n{} rows, {} labs side by side", points.len(), options.cells.max(1));
+    table::print_header();
+
+    let todo = Mutex::new(VecDeque::from(points));
+    let rows = Mutex::new(Vec::new());
+    let failures = Mutex::new(Vec::new());
+    let work = |cell: Option<Cell>| {
+        let played = || -> Result<()> {
+            let mut cell = cell.map_or_else(|| Cell::start(handle.clone(), options.two), Ok)?;
+            while let Some(point) = lock(&todo).pop_front() {
+                let row = cell.play(Some(point)).with_context(|| format!("{point}\n{}", cell.log()))?;
+                table::print_row(&row);
+                if !row.wrong.is_empty() {
+                    println!("{}", cell.log());
+                }
+                lock(&rows).push(row);
+            }
+            cell.stop()
+        };
+        if let Err(error) = played() {
+            lock(&failures).push(format!("{error:#}"));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..options.cells.max(1) {
+            scope.spawn(|| work(None));
+        }
+        work(Some(first));
+    });
+    let mut rows: Vec<Row> = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    rows.sort_by_key(|row| row.point.map(|p| (p.harm as u8, p.write, p.moment == Moment::After)));
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let good = table::print_summary(&rows, &failures);
+    Ok(good)
+}
+
+/// The rows: those that take longest first, so that the labs end at about the same time.
+fn points(options: &Options, writes: &[String]) -> Vec<Point> {
+    let moments = match options.moment {
+        None => vec![Moment::Before, Moment::After],
+        Some(When::Before) => vec![Moment::Before],
+        Some(When::After) => vec![Moment::After],
+    };
+    let numbers = || (1..).zip(writes);
+    let mut points = Vec::new();
+    for &harm in &options.harm {
+        for (write, _) in numbers().filter(|(n, _)| options.writes.is_empty() || options.writes.contains(n)) {
+            points.extend(moments.iter().map(|&moment| Point { harm, moment, write }));
+        }
+    }
+    if options.three_stops {
+        for words in ["journal: intent", "POST reset", "journal: task ended"] {
+            let found = numbers().find(|(_, label)| label.contains(words));
+            points.extend(found.map(|(write, _)| Point {
+                harm: Harm::Stop,
+                moment: Moment::After,
+                write,
+            }));
+        }
+    }
+    let at = |words: &str| numbers().find(|(_, label)| label.contains(words)).map_or(0, |(n, _)| n);
+    let (intent, post) = (at("journal: intent"), at("POST reset"));
+    // Between the intent and the request, whoever comes after must search for 100 s for a task that there is not.
+    let is_long = |p: &Point| {
+        let place = (p.write, p.moment == Moment::After);
+        p.harm.stops() || (place >= (intent, true) && place <= (post, false))
+    };
+    points.sort_by_key(|p| !is_long(p));
+    points
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Whoever panicked beside us has left plain lists.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
