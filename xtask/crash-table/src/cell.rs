@@ -47,8 +47,8 @@ spec:
 pub struct Row {
     /// Where it was interfered; none for the story itself.
     pub point: Option<Point>,
-    /// The write that was met.
-    pub met: Option<String>,
+    /// Whether the write came at all.
+    pub met: bool,
     /// How it ended.
     pub outcome: &'static str,
     /// What is wrong with that.
@@ -174,7 +174,7 @@ impl Cell {
         let pid = self.lab.process(holder)?.pid();
         self.faults.target(pid);
         let first = self.faults.newest();
-        let rule = point.map(|p| self.faults.add(p.rule()));
+        let rule = point.as_ref().map(|p| self.faults.add(p.rule()));
         let began = Instant::now();
         self.lab.pve(&["hang", &VICTIM_ID.to_string()])?;
 
@@ -183,7 +183,7 @@ impl Cell {
         let mut interfered = false;
         loop {
             if !interfered
-                && let Some((point, rule)) = point.zip(rule)
+                && let Some((point, rule)) = point.as_ref().zip(rule)
                 && self.faults.fired(rule) > 0
             {
                 interfered = true;
@@ -229,13 +229,9 @@ impl Cell {
         if began.elapsed() > STORY {
             wrong.push(format!("it did not end in {} s", STORY.as_secs()));
         }
-        let met = point.filter(|_| interfered).and_then(|p| {
-            let index = usize::try_from(p.write).ok()?.checked_sub(1)?;
-            writes.get(index).cloned()
-        });
         Ok(Row {
             point,
-            met,
+            met: interfered,
             outcome,
             wrong,
             took: began.elapsed(),
@@ -244,7 +240,7 @@ impl Cell {
     }
 
     /// What follows once the harm is done. For a process that stood still: from when until when nothing may be sent.
-    fn after(&mut self, point: Point, holder: usize) -> Result<Option<(Timestamp, Timestamp)>> {
+    fn after(&mut self, point: &Point, holder: usize) -> Result<Option<(Timestamp, Timestamp)>> {
         match point.harm {
             crate::story::Harm::Kill => {
                 self.lab.kill_process(holder)?;

@@ -14,19 +14,33 @@ pub const BYSTANDER: &str = "bystander";
 /// Its VMID.
 pub const BYSTANDER_ID: u32 = 102;
 
-/// A write that the story is made of: of the decider, to Kubernetes or Proxmox. Not the lease's renewals and the heartbeats of the publisher: they come by
-/// the clock, with or without a story, and a soak kills in the middle of those.
+/// A write that the story is made of: what the reconcile of the VM that hangs sends to Kubernetes and to Proxmox, in the order in which it must. Not the
+/// [others](beside), which come when they come.
 pub fn is_write(request: &Request) -> bool {
-    request.is_write() && !request.path.contains("/leases") && !is_heartbeat(request)
+    request.is_write() && beside(request).is_none() && !request.path.contains(BYSTANDER)
 }
 
-fn is_heartbeat(request: &Request) -> bool {
+/// The writes beside the story, by the clock or by other reconciles.
+pub const BESIDE: [&str; 3] = ["lease renewed", "heartbeat published", "HealthPolicy counted"];
+
+/// Which of those it is.
+fn beside(request: &Request) -> Option<&'static str> {
     let fields = request.status_fields();
-    !fields.is_empty() && fields.iter().all(|field| field == "heartbeat" || field == "usage")
+    let is_heartbeat = !fields.is_empty() && fields.iter().all(|field| field == "heartbeat" || field == "usage");
+    let [lease, heartbeat, policy] = BESIDE;
+    match request.path.as_str() {
+        _ if !request.is_write() => None,
+        path if path.contains("/leases") => Some(lease),
+        path if path.contains("/healthpolicies/") || path.contains("/proxmoxclusters/") => Some(policy),
+        _ => is_heartbeat.then_some(heartbeat),
+    }
 }
 
-/// A write in few words: what it is done to, and what it changes.
+/// A write in few words: what it is done to, and what it changes. The same words over and over are numbered by whoever lists them.
 pub fn label(request: &Request) -> String {
+    if let Some(name) = beside(request) {
+        return name.to_owned();
+    }
     let path = request.path.trim_end_matches("/status");
     let object: Vec<&str> = path.rsplit('/').take(2).collect();
     let what = match object.as_slice() {
@@ -60,6 +74,8 @@ pub fn label(request: &Request) -> String {
         format!(", {state}")
     } else if let Some(reason) = body["reason"].as_str() {
         format!(", {reason}")
+    } else if of("conditions") {
+        ", conditions".to_owned()
     } else if fields.is_empty() {
         String::new()
     } else {
@@ -118,21 +134,67 @@ impl Harm {
     }
 }
 
+/// One of the story's writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Its number in the story as it was played first; those beside the story come last.
+    pub number: usize,
+    /// What it is.
+    pub label: String,
+    /// Which of those with this label, from 1.
+    pub occurrence: u64,
+}
+
+impl Write {
+    /// Conditions and events may be fewer in one story than in another, by what a reconcile sees at once. All else is in each.
+    pub fn is_in_each(&self) -> bool {
+        !self.label.contains("conditions") && !self.label.contains("Event")
+    }
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)?;
+        match self.occurrence {
+            1 => Ok(()),
+            n => write!(f, " ({n})"),
+        }
+    }
+}
+
+/// Names the writes of a story by what they are, so that another story is interfered with at the same place, and not at the same count.
+pub fn named(labels: &[String]) -> Vec<Write> {
+    let beside = BESIDE.iter().map(|name| (*name).to_owned());
+    let all: Vec<String> = labels.iter().cloned().chain(beside).collect();
+    let before = |index: usize, label: &String| all.iter().take(index).filter(|other| *other == label).count();
+    (0..)
+        .zip(&all)
+        .map(|(index, label)| Write {
+            number: index + 1,
+            label: label.clone(),
+            occurrence: before(index, label) as u64 + 1,
+        })
+        .collect()
+}
+
 /// Where a row interferes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
     /// What goes wrong.
     pub harm: Harm,
     /// Before the server hears of the write, or after it has answered.
     pub moment: Moment,
-    /// Which write of the story, from 1.
-    pub write: u64,
+    /// Which write.
+    pub write: Write,
 }
 
 impl Point {
     /// The rule for the proxies.
-    pub fn rule(self) -> Rule {
-        Rule::new(self.moment, self.harm.act()).matching(is_write).skip(self.write - 1)
+    pub fn rule(&self) -> Rule {
+        let wanted = self.write.label.clone();
+        Rule::new(self.moment, self.harm.act())
+            .matching(move |request| request.is_write() && !request.path.contains(BYSTANDER) && label(request) == wanted)
+            .skip(self.write.occurrence - 1)
     }
 }
 
@@ -143,7 +205,7 @@ impl fmt::Display for Point {
             Moment::After => "after",
         };
         let harm = self.harm.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default();
-        write!(f, "{harm} {moment} {}", self.write)
+        write!(f, "{harm}, {moment}")
     }
 }
 
@@ -180,6 +242,14 @@ mod tests {
             "/apis/events.k8s.io/v1/namespaces/vms/events",
             "{}"
         )));
+    }
+
+    #[test]
+    fn the_same_words_again_are_another_write() {
+        let writes = named(&["a".to_owned(), "b".to_owned(), "a".to_owned()]);
+        let shown: Vec<String> = writes.iter().map(|w| format!("{} {w}", w.number)).collect();
+        assert_eq!(shown[..3], ["1 a", "2 b", "3 a (2)"]);
+        assert_eq!(shown.len(), 3 + BESIDE.len(), "and those beside the story");
     }
 
     #[test]

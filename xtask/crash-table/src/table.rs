@@ -1,39 +1,34 @@
 //! The table as it is printed.
 
 use crate::cell::Row;
-use fault_proxy::Moment;
+use crate::story::named;
 
 /// The writes of the story, numbered.
 pub fn print_story(story: &Row) {
-    for (number, write) in (1..).zip(&story.writes) {
-        println!("{number:>4}  {write}");
+    for write in named(&story.writes) {
+        println!("{:>4}  {write}", write.number);
     }
     println!("      {} after {} s", story.outcome, story.took.as_secs());
 }
 
 /// The head of the table.
 pub fn print_header() {
-    println!("{:>4}  {:<24} {:<48} {:<11} {:>5}", "k", "harm", "write", "outcome", "s");
+    println!("{:>4}  {:<20} {:<40} {:<14} {:>5}", "k", "harm", "write", "outcome", "s");
 }
 
 /// One row.
 pub fn print_row(row: &Row) {
-    let Some(point) = row.point else { return };
-    let moment = match point.moment {
-        Moment::Before => "before",
-        Moment::After => "after",
-    };
-    let harm = format!("{:?}, {moment}", point.harm);
-    let met = row.met.as_deref().unwrap_or("(this story had no such write)");
+    let Some(point) = &row.point else { return };
+    let (harm, write) = (point.to_string(), point.write.to_string());
     let verdict = if row.wrong.is_empty() {
         String::new()
     } else {
         format!("  WRONG: {}", row.wrong.join("; "))
     };
     println!(
-        "{:>4}  {harm:<24} {met:<48} {:<11} {:>5}{verdict}",
-        point.write,
-        row.outcome,
+        "{:>4}  {harm:<20} {write:<40} {:<14} {:>5}{verdict}",
+        point.write.number,
+        if row.met { row.outcome } else { "no such write" },
         row.took.as_secs()
     );
 }
@@ -49,8 +44,8 @@ pub fn print_summary(rows: &[Row], failures: &[String]) -> bool {
         println!("could not be played: {failure}");
     }
     let wrong = rows.iter().filter(|row| !row.wrong.is_empty()).count();
-    let unmet = rows.iter().filter(|row| row.met.is_none()).count();
-    let count = |outcome: &str| rows.iter().filter(|row| row.outcome == outcome).count();
+    let unmet = rows.iter().filter(|row| !row.met).count();
+    let count = |outcome: &str| rows.iter().filter(|row| row.met && row.outcome == outcome).count();
     println!(
         "{} rows: {} Recovered, {} Unknown; {wrong} wrong, {unmet} without their write, {} could not be played",
         rows.len(),
