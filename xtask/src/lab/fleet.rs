@@ -3,6 +3,7 @@
 use super::agents;
 use super::chart::SECRETS;
 use super::kube::apply_text;
+use crate::paths::root;
 use anyhow::{Context, Result};
 use control_plane::ControlPlane;
 use serde_json::{Value, json};
@@ -78,25 +79,28 @@ pub fn demo_fleet() -> Vec<FleetVm> {
         .collect()
 }
 
+/// The ManagedVM of a VM.
+pub fn manifest(vm: &FleetVm) -> Value {
+    let mut spec = vm.spec.clone();
+    spec["proxmox"] = json!({ "clusterRef": { "name": "pve" }, "vmid": vm.vmid });
+    json!({
+        "apiVersion": "defib.dev/v1alpha1", "kind": "ManagedVM",
+        "metadata": { "name": vm.name, "namespace": NAMESPACE }, "spec": spec,
+    })
+}
+
 /// The ManagedVMs.
 pub fn manifests(vms: &[FleetVm]) -> Result<String> {
     let mut all = String::new();
     for vm in vms {
-        let mut spec = vm.spec.clone();
-        spec["proxmox"] = json!({ "clusterRef": { "name": "pve" }, "vmid": vm.vmid });
-        let object = json!({
-            "apiVersion": "defib.dev/v1alpha1", "kind": "ManagedVM",
-            "metadata": { "name": vm.name, "namespace": NAMESPACE }, "spec": spec,
-        });
         // JSON is YAML.
-        all.push_str(&format!("---\n{}\n", serde_json::to_string(&object)?));
+        all.push_str(&format!("---\n{}\n", serde_json::to_string(&manifest(vm))?));
     }
     Ok(all)
 }
 
 /// The ProxmoxCluster and its Secrets, with the ports that the simulator took.
-pub fn cluster(plane: &ControlPlane, folder: &Path) -> Result<()> {
-    let state = folder.join("pve");
+pub fn cluster(plane: &ControlPlane, state: &Path) -> Result<()> {
     let endpoints: Value = serde_json::from_str(&std::fs::read_to_string(state.join("endpoints.json"))?)?;
     let ca = std::fs::read_to_string(state.join("pve-root-ca.pem"))?;
     let urls: Vec<&Value> = endpoints["endpoints"]
@@ -118,9 +122,12 @@ pub fn cluster(plane: &ControlPlane, folder: &Path) -> Result<()> {
     apply_text(plane, &text.join("\n---\n"))
 }
 
-/// The simulator's configuration.
-pub fn simulator_config(vms: &[FleetVm], folder: &Path, root: &Path) -> Result<String> {
-    let script = root.join("agents/linux-agent.sh");
+/// The simulator's configuration, as JSON. `folder` is that of the lab, where the configurations of agents are.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn simulator_config(vms: &[FleetVm], folder: &Path) -> Result<String> {
+    let script = root().join("agents/linux-agent.sh");
     let guests: Vec<Value> = vms
         .iter()
         .map(|vm| {

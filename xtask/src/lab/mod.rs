@@ -7,9 +7,9 @@ mod fleet;
 mod kube;
 pub mod wait;
 
-pub use fleet::{FleetVm, NAMESPACE, demo_fleet};
+pub use fleet::{FleetVm, NAMESPACE, demo_fleet, manifest, simulator_config};
 
-use crate::paths::{program, root};
+use crate::paths::program;
 use anyhow::{Context, Result, bail};
 use control_plane::{ControlPlane, Process, leashed, tools};
 use serde_json::Value;
@@ -34,12 +34,48 @@ pub struct Options {
     pub folder: Option<PathBuf>,
 }
 
+/// What a lab is made of, for benchmarks and soaks. The default is a whole lab.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// How its control plane is started. Its tools are chosen by the lab.
+    pub control_plane: control_plane::Options,
+    /// Whether the ManagedVMs are applied. `kubectl apply` takes a second for some fifty: thousands are better created by the caller.
+    pub managed_vms: bool,
+    /// Its Proxmox.
+    pub simulator: Simulator,
+    /// Whether the controller is started.
+    pub controller: bool,
+}
+
+/// The Proxmox of a lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Simulator {
+    /// pve-sim as a process.
+    Process,
+    /// A simulator of the caller, which runs and has this state directory. Its configuration is [`simulator_config`].
+    Given(PathBuf),
+    /// None, and no ProxmoxCluster.
+    None,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            control_plane: control_plane::Options::default(),
+            managed_vms: true,
+            simulator: Simulator::Process,
+            controller: true,
+        }
+    }
+}
+
 /// A running lab.
 pub struct Lab {
     folder: Folder,
     /// The control plane.
     pub control_plane: ControlPlane,
-    simulator: Process,
+    simulator: Option<Process>,
+    simulator_state: PathBuf,
     controller: Option<Process>,
     kubeconfig: PathBuf,
     /// Port of agents and people.
@@ -60,6 +96,14 @@ impl Lab {
     /// # Errors
     /// When a part does not start; the message has the end of its log.
     pub fn start(options: Options, say: &dyn Fn(&str)) -> Result<Self> {
+        Self::start_parts(options, Parts::default(), say)
+    }
+
+    /// As [`start`](Self::start), with a choice of parts.
+    ///
+    /// # Errors
+    /// When a part does not start; the message has the end of its log.
+    pub fn start_parts(options: Options, parts: Parts, say: &dyn Fn(&str)) -> Result<Self> {
         let folder = match &options.folder {
             Some(path) => {
                 std::fs::create_dir_all(path)?;
@@ -71,7 +115,7 @@ impl Lab {
         say("control plane: etcd, kube-apiserver, kube-controller-manager");
         let control_plane = ControlPlane::start(control_plane::Options {
             tools: Some(tools::ensure()?),
-            ..Default::default()
+            ..parts.control_plane
         })?;
         let (port, metrics_port) = (free_port()?, free_port()?);
         say("chart: CRDs, ServiceAccount, RBAC (helm install)");
@@ -85,23 +129,36 @@ impl Lab {
         for manifest in &options.manifests {
             kube::apply(&control_plane, manifest)?;
         }
-        kube::apply_text(&control_plane, &fleet::manifests(&options.fleet)?)?;
+        if parts.managed_vms {
+            kube::apply_text(&control_plane, &fleet::manifests(&options.fleet)?)?;
+        }
         agents::write(&control_plane, &path, &options.fleet, port)?;
-        say("Proxmox simulator: three nodes, HTTPS, guests that run the real agent");
-        let simulator = start_simulator(&path, &options.fleet)?;
-        fleet::cluster(&control_plane, &path)?;
+        let (simulator, simulator_state) = match &parts.simulator {
+            Simulator::Process => {
+                say("Proxmox simulator: three nodes, HTTPS, guests that run the real agent");
+                (Some(start_simulator(&path, &options.fleet)?), path.join("pve"))
+            }
+            Simulator::Given(state) => (None, state.clone()),
+            Simulator::None => (None, path.join("pve")),
+        };
+        if parts.simulator != Simulator::None {
+            fleet::cluster(&control_plane, &simulator_state)?;
+        }
         let mut lab = Self {
             folder,
             control_plane,
             simulator,
+            simulator_state,
             controller: None,
             kubeconfig,
             port,
             metrics_port,
             options,
         };
-        say("controller: defib run, with the rights of the chart's ServiceAccount");
-        lab.start_controller()?;
+        if parts.controller {
+            say("controller: defib run, with the rights of the chart's ServiceAccount");
+            lab.start_controller()?;
+        }
         Ok(lab)
     }
 
@@ -176,7 +233,7 @@ impl Lab {
 
     /// Folder of the simulator's state.
     pub fn simulator_state(&self) -> PathBuf {
-        self.folder.path().join("pve")
+        self.simulator_state.clone()
     }
 
     /// A control of the simulator, as `pve-sim ctl`.
@@ -292,7 +349,9 @@ impl Lab {
     /// When something does not end.
     pub fn stop(mut self) -> Result<()> {
         self.stop_controller()?;
-        self.simulator.stop(Instant::now() + Duration::from_secs(15))?;
+        if let Some(simulator) = &mut self.simulator {
+            simulator.stop(Instant::now() + Duration::from_secs(15))?;
+        }
         self.control_plane.stop()?;
         Ok(())
     }
@@ -322,7 +381,7 @@ pub fn condition(object: &Value, type_: &str) -> (String, String) {
 
 fn start_simulator(folder: &Path, vms: &[FleetVm]) -> Result<Process> {
     let config = folder.join("pve.yaml");
-    std::fs::write(&config, fleet::simulator_config(vms, folder, &root())?)?;
+    std::fs::write(&config, simulator_config(vms, folder)?)?;
     let state = folder.join("pve");
     let mut command = leashed(&program("pve-sim")?);
     command.arg("serve").arg("--config").arg(&config).arg("--state-dir").arg(&state);
