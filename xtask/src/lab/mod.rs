@@ -3,10 +3,12 @@
 
 mod agents;
 mod chart;
+mod controller;
 mod fleet;
 mod kube;
 pub mod wait;
 
+pub use controller::Controller;
 pub use fleet::{FleetVm, NAMESPACE, demo_fleet, manifest, simulator_config};
 
 use crate::paths::program;
@@ -76,13 +78,11 @@ pub struct Lab {
     pub control_plane: ControlPlane,
     simulator: Option<Process>,
     simulator_state: PathBuf,
-    controller: Option<Process>,
-    kubeconfig: PathBuf,
+    controller: Controller,
     /// Port of agents and people.
     pub port: u16,
     /// Port of metrics and probes.
     pub metrics_port: u16,
-    options: Options,
 }
 
 enum Folder {
@@ -145,15 +145,20 @@ impl Lab {
             fleet::cluster(&control_plane, &simulator_state)?;
         }
         let mut lab = Self {
-            folder,
             control_plane,
             simulator,
             simulator_state,
-            controller: None,
-            kubeconfig,
+            controller: Controller {
+                kubeconfig,
+                port,
+                metrics_port,
+                args: options.controller_args,
+                log: path.join("defib.log"),
+                running: None,
+            },
+            folder,
             port,
             metrics_port,
-            options,
         };
         if parts.controller {
             say("controller: defib run, with the rights of the chart's ServiceAccount");
@@ -167,33 +172,7 @@ impl Lab {
     /// # Errors
     /// When it ends, or does not serve in time.
     pub fn start_controller(&mut self) -> Result<()> {
-        let mut command = leashed(&program("defib")?);
-        command
-            .args([
-                "run",
-                "--plain-http",
-                "--identity",
-                "defib-0",
-                "--namespace",
-                SYSTEM,
-                "--poll-seconds",
-                "2",
-            ])
-            .arg(format!("--listen=127.0.0.1:{}", self.port))
-            .arg(format!("--metrics-listen=127.0.0.1:{}", self.metrics_port))
-            .args(&self.options.controller_args)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("RUST_BACKTRACE", "1");
-        let log = self.folder.path().join("defib.log");
-        let mut controller = Process::start("defib", command, &log)?;
-        let port = self.metrics_port;
-        controller.wait_ready(Duration::from_secs(60), || match http_get(port, "/readyz") {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
-            Ok(answer) => Err(answer.lines().last().unwrap_or_default().to_owned()),
-            Err(error) => Err(error.to_string()),
-        })?;
-        self.controller = Some(controller);
-        Ok(())
+        self.controller.start()
     }
 
     /// The controller's process.
@@ -201,7 +180,7 @@ impl Lab {
     /// # Errors
     /// When it does not run.
     pub fn controller(&mut self) -> Result<&mut Process> {
-        self.controller.as_mut().context("the controller does not run")
+        self.controller.process()
     }
 
     /// SIGKILL of the controller.
@@ -209,10 +188,7 @@ impl Lab {
     /// # Errors
     /// When it survives.
     pub fn kill_controller(&mut self) -> Result<()> {
-        if let Some(mut controller) = self.controller.take() {
-            controller.kill()?;
-        }
-        Ok(())
+        self.controller.kill()
     }
 
     /// SIGTERM, as Kubernetes stops a pod.
@@ -220,10 +196,12 @@ impl Lab {
     /// # Errors
     /// When it does not end in time.
     pub fn stop_controller(&mut self) -> Result<()> {
-        if let Some(mut controller) = self.controller.take() {
-            controller.stop(Instant::now() + Duration::from_secs(60))?;
-        }
-        Ok(())
+        self.controller.stop()
+    }
+
+    /// Control plane and controller, to be broken side by side by two threads.
+    pub fn split(&mut self) -> (&mut ControlPlane, &mut Controller) {
+        (&mut self.control_plane, &mut self.controller)
     }
 
     /// Folder with logs and data.

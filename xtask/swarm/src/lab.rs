@@ -85,6 +85,7 @@ pub async fn agents(lab: &Lab, fleet: &[FleetVm], connections: Connections) -> R
         hostname: vm.name.as_str().into(),
         key: ring.derive(NAMESPACE, vm.key_of.as_deref().unwrap_or(&vm.name), 1).into(),
         machine: Some(machine(vm.vmid)),
+        supervised: vm.supervised,
         connections,
     });
     Ok(agents.collect())

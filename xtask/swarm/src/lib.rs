@@ -62,6 +62,8 @@ pub struct AgentSpec {
     pub key: Arc<str>,
     /// SMBIOS UUID that it reads.
     pub machine: Option<Uuid>,
+    /// Whether it says that a service manager keeps it.
+    pub supervised: bool,
     /// How it reaches Defib.
     pub connections: Connections,
 }

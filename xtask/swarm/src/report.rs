@@ -21,10 +21,11 @@ pub fn compact(agent: &AgentSpec, boot: &Boot, state: &str) -> String {
     }
     let _ = write!(
         text,
-        ",\"bootID\":\"{}\",\"uptimeSeconds\":{}.{:02},\"state\":\"{state}\",\"supervised\":true",
+        ",\"bootID\":\"{}\",\"uptimeSeconds\":{}.{:02},\"state\":\"{state}\",\"supervised\":{}",
         boot.id,
         uptime.as_secs(),
-        uptime.subsec_millis() / 10
+        uptime.subsec_millis() / 10,
+        agent.supervised
     );
     let (cpu, memory) = load(agent.vmid, uptime);
     let _ = write!(
@@ -64,6 +65,7 @@ mod tests {
             hostname: "vm-101".into(),
             key: "key".into(),
             machine: Some(machine),
+            supervised: true,
             connections: Connections::New,
         };
         let boot = Boot::now();

@@ -79,6 +79,7 @@ fn agent(vmid: u32, connections: Connections) -> AgentSpec {
         hostname: format!("vm-{vmid}").into(),
         key: key(vmid).into(),
         machine: Some(Uuid::from_u128(u128::from(vmid))),
+        supervised: true,
         connections,
     }
 }
