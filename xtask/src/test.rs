@@ -48,7 +48,7 @@ const LINT: [Run; 4] = [
 ];
 
 /// Programs and tests are built by one command over the whole workspace: with any other choice, features differ and most is built twice.
-const TESTS: [Run; 4] = [
+const TESTS: [Run; 5] = [
     Run {
         what: "programs and tests",
         program: "cargo",
@@ -68,6 +68,11 @@ const TESTS: [Run; 4] = [
         what: "the demo's story",
         program: "cargo",
         args: &["xtask", "demo", "--once"],
+    },
+    Run {
+        what: "a soak",
+        program: "cargo",
+        args: &["xtask", "soak", "--seconds", "90"],
     },
 ];
 

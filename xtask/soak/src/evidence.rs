@@ -269,7 +269,9 @@ pub fn read_write(line: &str) -> Option<Write> {
             Written::Created(made.to_owned())
         }
         ("vmresets", "", "delete") if taken => Written::Deleted(name),
-        ("vmresets", "status", "patch") if taken && line.request_object.get("status")?.get("state")? == "Finished" => Written::Finished(name),
+        ("vmresets", "status", "patch") if taken && line.request_object.get("status")?.get("state")? == "Finished" => {
+            Written::Finished(name)
+        }
         _ => return None,
     };
     Some(Write {
@@ -323,13 +325,23 @@ mod tests {
             )
         };
         let set = r#"{"currentReset":{"name":"vm-1-x-1","holder":"defib-0","intentTime":"2026-01-01T00:00:00.900Z","attempt":1}}"#;
-        let Some(Written::Journal { vm, current: Some(current) }) = write(&patch(200, set)) else {
+        let Some(Written::Journal {
+            vm,
+            current: Some(current),
+        }) = write(&patch(200, set))
+        else {
             panic!("no journal");
         };
         assert_eq!((vm.as_str(), current.name.as_str()), ("vm-1", "vm-1-x-1"));
         assert_eq!(write(&patch(409, set)), None);
         let cleared = write(&patch(200, r#"{"currentReset":null,"episode":null}"#));
-        assert_eq!(cleared, Some(Written::Journal { vm: "vm-1".into(), current: None }));
+        assert_eq!(
+            cleared,
+            Some(Written::Journal {
+                vm: "vm-1".into(),
+                current: None
+            })
+        );
         assert_eq!(write(&patch(200, r#"{"heartbeat":{}}"#)), None);
     }
 

@@ -65,17 +65,17 @@ fn soak(arguments: &Arguments) -> Result<()> {
     println!("\n{} held, {violated} violated, seed {seed}", findings.len() - violated);
     if violated > 0 {
         let kept = keep_logs(outcome.folder.path(), seed)?;
-        bail!("{violated} rules were violated with seed {seed}; the logs are in {}", kept.display());
+        bail!(
+            "{violated} rules were violated with seed {seed}; the logs are in {}",
+            kept.display()
+        );
     }
     Ok(())
 }
 
 fn figures(outcome: &Outcome) {
     let Outcome {
-        evidence,
-        counts,
-        settled,
-        ..
+        evidence, counts, settled, ..
     } = outcome;
     let deeds = |wanted: fn(&Did) -> bool| evidence.deeds.iter().filter(|deed| wanted(&deed.what)).count();
     let reset = |outcome: &str| {
@@ -83,7 +83,11 @@ fn figures(outcome: &Outcome) {
         format!("{} {outcome}", ended.count())
     };
     let outcomes = ["Recovered", "NotRecovered", "Unknown", "Failed"].map(reset).join(", ");
-    let happened = evidence.guests.iter().filter(|event| event.event == pve_sim::GuestEventKind::Reset).count();
+    let happened = evidence
+        .guests
+        .iter()
+        .filter(|event| event.event == pve_sim::GuestEventKind::Reset)
+        .count();
     println!("agents       {counts}");
     println!(
         "broken       {} kills and {} ends of the controller, {} outages of the API server, {} of Proxmox",
@@ -93,7 +97,10 @@ fn figures(outcome: &Outcome) {
         deeds(|did| matches!(did, Did::Proxmox(_)))
     );
     println!("guests       {}", guests(evidence));
-    println!("resets       {} asked of Proxmox, {happened} carried out; {outcomes}", evidence.posts.len());
+    println!(
+        "resets       {} asked of Proxmox, {happened} carried out; {outcomes}",
+        evidence.posts.len()
+    );
     println!("controller   {}", size(evidence));
     let settled = settled.map_or_else(|| "not at all".to_owned(), |after| format!("after {:.0} s", after.as_secs_f64()));
     println!("settled      {settled}");

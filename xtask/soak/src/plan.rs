@@ -87,10 +87,7 @@ const SLOW_RECOVERY: Duration = Duration::from_secs(150);
 pub fn plan(seed: u64, length: Duration, fleet: &[Vm]) -> Plan {
     let mut rng = StdRng::seed_from_u64(seed);
     let calm_from = length.mul_f64(2.0 / 3.0);
-    let kills = (1..)
-        .map(|n| KILL_PERIOD * n)
-        .take_while(|at| *at <= calm_from)
-        .collect();
+    let kills = (1..).map(|n| KILL_PERIOD * n).take_while(|at| *at <= calm_from).collect();
     Plan {
         length,
         kills,
@@ -116,7 +113,11 @@ fn guests(rng: &mut StdRng, length: Duration, fleet: &[Vm]) -> Vec<At<(u32, Gues
         for vmid in of(FAST, role) {
             let at = rng.random_range(Duration::ZERO..length / 2);
             let heals = role != Role::Doomed;
-            let what = if rng.random_bool(0.5) { Guest::Hang(heals) } else { Guest::Crash(heals) };
+            let what = if rng.random_bool(0.5) {
+                Guest::Hang(heals)
+            } else {
+                Guest::Crash(heals)
+            };
             add(at, vmid, what);
         }
     }
@@ -214,7 +215,10 @@ mod tests {
         for seed in 0..50 {
             let plan = plan(seed, Duration::from_secs(90), &fleet(1_000));
             assert_eq!(plan.kills, [20, 40, 60].map(Duration::from_secs), "seed {seed}");
-            assert!(plan.guests.len() > 80 && !plan.api.is_empty() && plan.proxmox.len() >= 2, "seed {seed}");
+            assert!(
+                plan.guests.len() > 80 && !plan.api.is_empty() && plan.proxmox.len() >= 2,
+                "seed {seed}"
+            );
             assert!(plan.guests.iter().all(|event| event.at <= plan.length));
         }
     }

@@ -46,7 +46,11 @@ pub fn cap(story: &Story<'_>) -> Finding {
         });
         finding.case(over.map(|(last, within)| {
             let most = last.limits.max_resets;
-            format!("VM {vmid}: {} resets within {within:.0} s, {most} allowed; the last was {}", most + 1, last.shown())
+            format!(
+                "VM {vmid}: {} resets within {within:.0} s, {most} allowed; the last was {}",
+                most + 1,
+                last.shown()
+            )
         }));
     }
     finding
@@ -66,12 +70,19 @@ pub fn in_flight(story: &Story<'_>) -> Finding {
         let at = reset.post.time;
         let then = |other: &&(&Reset<'_>, Timestamp)| other.0.post.time <= at && at < other.1;
         let all = under_way.iter().filter(then).count();
-        let same = under_way.iter().filter(then).filter(|(other, _)| other.vm.policy == reset.vm.policy).count();
+        let same = under_way
+            .iter()
+            .filter(then)
+            .filter(|(other, _)| other.vm.policy == reset.vm.policy)
+            .count();
         let (most, most_of_policy) = (story.evidence.max_in_flight as usize, reset.limits.max_in_flight as usize);
         let over = all > most || same > most_of_policy;
         finding.case(over.then(|| {
             let policy = &reset.vm.policy;
-            format!("{}: {all} under way (at most {most}), {same} of policy {policy} (at most {most_of_policy})", reset.shown())
+            format!(
+                "{}: {all} under way (at most {most}), {same} of policy {policy} (at most {most_of_policy})",
+                reset.shown()
+            )
         }));
     }
     finding
@@ -118,7 +129,10 @@ pub fn unhealthy(story: &Story<'_>) -> Finding {
         let over = policy.0 > of_policy || all.0 > of_all;
         finding.case(over.then(|| {
             let (in_policy, in_all) = (policy.0, all.0);
-            format!("{}: {in_all} silent (at most {of_all}), {in_policy} of its policy (at most {of_policy})", reset.shown())
+            format!(
+                "{}: {in_all} silent (at most {of_all}), {in_policy} of its policy (at most {of_policy})",
+                reset.shown()
+            )
         }));
     }
     finding
@@ -127,7 +141,9 @@ pub fn unhealthy(story: &Story<'_>) -> Finding {
 /// Whether a VM was silent for certain, and counted as such.
 fn silent(story: &Story<'_>, vmid: u32, at: Timestamp) -> bool {
     let Some(vm) = story.evidence.vms.get(&vmid) else { return false };
-    let Some(limits) = story.evidence.policies.get(&vm.policy) else { return false };
+    let Some(limits) = story.evidence.policies.get(&vm.policy) else {
+        return false;
+    };
     if story.deleted(vmid).is_some_and(|gone| gone <= at) {
         return false;
     }
@@ -138,7 +154,9 @@ fn silent(story: &Story<'_>, vmid: u32, at: Timestamp) -> bool {
     }
     let heard = story.evidence.heard.get(&vmid).map_or(&[][..], Vec::as_slice);
     let until = heard.partition_point(|report| report.sent <= at);
-    let Some(last) = until.checked_sub(1).and_then(|last| heard.get(last)) else { return false };
+    let Some(last) = until.checked_sub(1).and_then(|last| heard.get(last)) else {
+        return false;
+    };
     let age = seconds(last.answered, at);
     // Those given up a window ago do not count any more.
     f64::from(limits.timeout) + KNOWN < age && age < f64::from(limits.window)

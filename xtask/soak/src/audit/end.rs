@@ -12,7 +12,9 @@ const GIVEN_UP: [&str; 2] = ["StepsExhausted", "ResetsExhausted"];
 pub fn states(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new("end", "each VM is Healthy, or its state says honestly why not");
     for vm in &evidence.end.vms {
-        let Some(role) = evidence.vms.get(&vm.vmid).map(|known| known.role) else { continue };
+        let Some(role) = evidence.vms.get(&vm.vmid).map(|known| known.role) else {
+            continue;
+        };
         let runs = evidence.end.running.contains(&vm.vmid);
         let state = vm.state.as_str();
         let right = match role {
@@ -62,7 +64,13 @@ pub fn happened(story: &Story<'_>) -> Finding {
     if resets.is_empty() {
         finding.violations.push("nothing was reset".into());
     }
-    let kills: Vec<_> = story.evidence.deeds.iter().filter(|deed| deed.what == Did::Killed).map(|deed| deed.time).collect();
+    let kills: Vec<_> = story
+        .evidence
+        .deeds
+        .iter()
+        .filter(|deed| deed.what == Did::Killed)
+        .map(|deed| deed.time)
+        .collect();
     if let Some(last) = kills.last()
         && !resets.iter().any(|reset| reset.post.time < *last)
     {

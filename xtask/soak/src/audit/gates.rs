@@ -39,8 +39,11 @@ pub fn stopped(story: &Story<'_>) -> Finding {
     let finding = Finding::new("4", "no reset of a VM that was off when Proxmox was looked at");
     each(story, finding, |reset| {
         let seen = before(reset.decided(), LOOK);
-        let off = story.guest_at(reset.vmid, reset.post.time).filter(|event| event.after == GuestState::Off);
-        off.filter(|event| event.time < seen).map(|event| format!("it was off since {}", event.time))
+        let off = story
+            .guest_at(reset.vmid, reset.post.time)
+            .filter(|event| event.after == GuestState::Off);
+        off.filter(|event| event.time < seen)
+            .map(|event| format!("it was off since {}", event.time))
     })
 }
 

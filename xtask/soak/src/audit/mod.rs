@@ -99,3 +99,5 @@ pub fn audit(evidence: &Evidence) -> Vec<Finding> {
     ]
 }
 
+#[cfg(test)]
+mod tests;

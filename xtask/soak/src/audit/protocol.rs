@@ -9,9 +9,15 @@ use std::collections::BTreeMap;
 pub fn journal(story: &Story<'_>) -> Finding {
     let mut finding = Finding::new("5", "each POST had its currentReset in the journal before");
     for reset in &story.resets {
-        let violation = reset.intent.is_none().then(|| format!("{}: nothing was in the journal", reset.shown()));
+        let violation = reset
+            .intent
+            .is_none()
+            .then(|| format!("{}: nothing was in the journal", reset.shown()));
         if let Some(Intent { written: None, .. }) = reset.intent {
-            finding.notes.push(format!("{}: the API server was taken away before it logged the write", reset.shown()));
+            finding.notes.push(format!(
+                "{}: the API server was taken away before it logged the write",
+                reset.shown()
+            ));
         }
         finding.case(violation);
     }
@@ -29,7 +35,10 @@ pub fn record(story: &Story<'_>) -> Finding {
         });
         let lost = !created && story.api_down_between(before(intent.time, 1.0), reset.post.time);
         if lost {
-            finding.notes.push(format!("{}: the API server was taken away before it logged the creation", reset.shown()));
+            finding.notes.push(format!(
+                "{}: the API server was taken away before it logged the creation",
+                reset.shown()
+            ));
         }
         finding.case((!created && !lost).then(|| format!("{}: its VMReset was not there", reset.shown())));
     }
@@ -38,7 +47,10 @@ pub fn record(story: &Story<'_>) -> Finding {
 
 /// No request came long after its decision.
 pub fn fresh(story: &Story<'_>) -> Finding {
-    let mut finding = Finding::new("5", "no POST over 10 s after its decision, and the 5 s that a connection may be idle");
+    let mut finding = Finding::new(
+        "5",
+        "no POST over 10 s after its decision, and the 5 s that a connection may be idle",
+    );
     for reset in &story.resets {
         let Some(intent) = &reset.intent else { continue };
         let age = seconds(intent.time, reset.post.time);
@@ -49,7 +61,10 @@ pub fn fresh(story: &Story<'_>) -> Finding {
 
 /// Each request went over a connection of its own, opened after the journal was written.
 pub fn connection(story: &Story<'_>) -> Finding {
-    let mut finding = Finding::new("5", "each POST came on a connection of its own, opened after the journal was written");
+    let mut finding = Finding::new(
+        "5",
+        "each POST came on a connection of its own, opened after the journal was written",
+    );
     for reset in &story.resets {
         let facts = &reset.post.connection;
         let written = reset.intent.as_ref().and_then(|intent| intent.written);
@@ -57,7 +72,10 @@ pub fn connection(story: &Story<'_>) -> Finding {
         let why = if facts.request != 1 {
             Some(format!("it was request {} of its connection", facts.request))
         } else if written.is_some_and(|written| facts.accepted < written) {
-            Some(format!("its connection was opened at {}, before the journal was written", facts.accepted))
+            Some(format!(
+                "its connection was opened at {}, before the journal was written",
+                facts.accepted
+            ))
         } else {
             (idle > 5.0).then(|| format!("its connection was idle for {idle:.1} s"))
         };
@@ -69,9 +87,20 @@ pub fn connection(story: &Story<'_>) -> Finding {
 /// What is called recovered runs in a boot that began after the request.
 pub fn recovered(story: &Story<'_>) -> Finding {
     let mut finding = Finding::new("6", "each Recovered names a boot that began after its decision, and that reported");
-    for record in story.records.values().filter(|record| record.outcome.as_deref() == Some("Recovered")) {
-        let vmid = story.evidence.vms.iter().find(|(_, vm)| vm.name == record.vm).map(|(vmid, _)| *vmid);
-        let Some((vmid, intent)) = vmid.zip(record.intent_time) else { continue };
+    for record in story
+        .records
+        .values()
+        .filter(|record| record.outcome.as_deref() == Some("Recovered"))
+    {
+        let vmid = story
+            .evidence
+            .vms
+            .iter()
+            .find(|(_, vm)| vm.name == record.vm)
+            .map(|(vmid, _)| *vmid);
+        let Some((vmid, intent)) = vmid.zip(record.intent_time) else {
+            continue;
+        };
         let began = story.guests.get(&vmid).into_iter().flatten().find(|event| {
             let id = event.boot_id_after.map(|id| id.to_string());
             event.boot_id_before != event.boot_id_after && id.is_some() && id == record.boot_id_after
@@ -110,7 +139,11 @@ pub fn once(story: &Story<'_>) -> Finding {
 /// The task of each request that was answered is told by its VMReset.
 pub fn told(story: &Story<'_>) -> Finding {
     let mut finding = Finding::new("7", "each POST that was answered with a task is told by its VMReset");
-    for reset in story.resets.iter().filter(|reset| reset.post.status == Some(200) && !reset.ambiguous()) {
+    for reset in story
+        .resets
+        .iter()
+        .filter(|reset| reset.post.status == Some(200) && !reset.ambiguous())
+    {
         // With the ManagedVM its VMResets go; a task that refused to touch the VM costs nothing and leaves no record.
         if story.deleted(reset.vmid).is_some() || !reset.happened {
             continue;
@@ -123,7 +156,10 @@ pub fn told(story: &Story<'_>) -> Finding {
                 finding.notes.push(format!("{}: its VMReset says Unknown", reset.shown()));
                 None
             }
-            Some(record) => Some(format!("its VMReset tells of {:?}, the task was {:?}", record.upid, reset.post.upid)),
+            Some(record) => Some(format!(
+                "its VMReset tells of {:?}, the task was {:?}",
+                record.upid, reset.post.upid
+            )),
         };
         finding.case(why.map(|why| format!("{}: {why}", reset.shown())));
     }

@@ -15,22 +15,28 @@ const DESCRIPTORS: f64 = 40.0;
 /// Resident memory.
 pub fn memory(evidence: &Evidence) -> Finding {
     let finding = Finding::new("size", "the controller's memory did not grow in the part without kills");
-    compare(evidence, finding, "KiB", |sample| sample.resident, |before| before * (1.0 + MEMORY_SHARE) + MEMORY_KIB)
+    compare(
+        evidence,
+        finding,
+        "KiB",
+        |sample| sample.resident,
+        |before| before * (1.0 + MEMORY_SHARE) + MEMORY_KIB,
+    )
 }
 
 /// Open file descriptors.
 pub fn descriptors(evidence: &Evidence) -> Finding {
     let finding = Finding::new("size", "the controller's open files did not become more in the part without kills");
-    compare(evidence, finding, "descriptors", |sample| sample.descriptors, |before| before + DESCRIPTORS)
+    compare(
+        evidence,
+        finding,
+        "descriptors",
+        |sample| sample.descriptors,
+        |before| before + DESCRIPTORS,
+    )
 }
 
-fn compare(
-    evidence: &Evidence,
-    mut finding: Finding,
-    unit: &str,
-    value: impl Fn(&Sample) -> u64,
-    allowed: impl Fn(f64) -> f64,
-) -> Finding {
+fn compare(evidence: &Evidence, mut finding: Finding, unit: &str, value: impl Fn(&Sample) -> u64, allowed: impl Fn(f64) -> f64) -> Finding {
     let Some(last) = evidence.samples.last().map(|sample| sample.pid) else {
         finding.violations.push("the controller was never looked at".into());
         return finding;
@@ -54,7 +60,9 @@ fn compare(
     finding.notes.push(format!("{before} {unit}, then {after}"));
     if after > allowed(before) {
         let most = allowed(before);
-        finding.violations.push(format!("{before} {unit} grew to {after}, at most {most:.0} allowed"));
+        finding
+            .violations
+            .push(format!("{before} {unit} grew to {after}, at most {most:.0} allowed"));
     }
     finding
 }

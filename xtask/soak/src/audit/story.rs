@@ -51,7 +51,9 @@ impl Reset<'_> {
 
     /// When it was decided, as far as it is known; the latest time that it can have been.
     pub fn decided(&self) -> Timestamp {
-        self.intent.as_ref().map_or(self.post.time, |intent| intent.time.min(self.post.time))
+        self.intent
+            .as_ref()
+            .map_or(self.post.time, |intent| intent.time.min(self.post.time))
     }
 
     /// Defib could not know whether it was carried out: the connection broke, or a proxy answered for Proxmox.

@@ -40,7 +40,12 @@ pub fn witnessed(story: &Story<'_>) -> Finding {
     let mut finding = Finding::new("1", "no reset by a controller that started less than a time-out before the POST");
     for reset in &story.resets {
         let at = reset.post.time;
-        let mut started = story.evidence.deeds.iter().filter(|deed| deed.what == Did::Started).map(|deed| deed.time);
+        let mut started = story
+            .evidence
+            .deeds
+            .iter()
+            .filter(|deed| deed.what == Did::Started)
+            .map(|deed| deed.time);
         let newest = started.by_ref().take_while(|time| *time <= at).last();
         let violation = match newest {
             Some(time) if seconds(time, at) >= f64::from(reset.limits.timeout) => None,

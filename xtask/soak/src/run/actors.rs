@@ -126,7 +126,11 @@ fn proxmox(stage: &Stage, runtime: &Runtime) -> Result<()> {
                 millis,
             } => {
                 let fault = pve_sim::Fault::new(kind.parse().map_err(anyhow::Error::msg)?).count(*count);
-                let fault = if *resets { fault.method("POST").path_contains("status/reset") } else { fault };
+                let fault = if *resets {
+                    fault.method("POST").path_contains("status/reset")
+                } else {
+                    fault
+                };
                 let begin = Control::Fault(FaultControl::Add(fault));
                 (begin, Control::Fault(FaultControl::Clear), *millis)
             }
@@ -253,7 +257,11 @@ fn guest(stage: &Stage, runtime: &Runtime, kubectl: &mut Command, at: Duration, 
 
 fn delete(template: &Command, name: &str) -> bool {
     let mut kubectl = Command::new(template.get_program());
-    kubectl.args(template.get_args()).arg(name).stdout(Stdio::null()).stderr(Stdio::null());
+    kubectl
+        .args(template.get_args())
+        .arg(name)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     for (key, value) in template.get_envs() {
         if let Some(value) = value {
             kubectl.env(key, value);

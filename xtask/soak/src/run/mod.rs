@@ -118,7 +118,10 @@ pub fn run(soak: &Soak, say: &dyn Fn(&str)) -> Result<Outcome> {
     all_healthy(&lab, &vms, READY, say).context("the fleet was not healthy at the beginning")?;
     swarm.reset_counts();
 
-    let stage = Stage { began: Instant::now(), ..stage };
+    let stage = Stage {
+        began: Instant::now(),
+        ..stage
+    };
     say(&format!(
         "{} s of {} hangs and crashes, {} kills, {} outages of the API server, {} of Proxmox",
         soak.length.as_secs(),
