@@ -186,8 +186,8 @@ pub fn before(time: Timestamp, seconds: f64) -> Timestamp {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Line {
-    Request(WriteRequest),
-    Guest(GuestEvent),
+    Request(Box<WriteRequest>),
+    Guest(Box<GuestEvent>),
 }
 
 /// Reads pve-sim's `audit.jsonl`: resets asked for, and what happened to guests.
@@ -198,9 +198,9 @@ pub fn read_simulator(text: &str) -> anyhow::Result<(Vec<WriteRequest>, Vec<Gues
     let (mut posts, mut guests) = (Vec::new(), Vec::new());
     for line in text.lines() {
         match serde_json::from_str(line)? {
-            Line::Request(request) if request.action == "reset" => posts.push(request),
+            Line::Request(request) if request.action == "reset" => posts.push(*request),
             Line::Request(_) => {}
-            Line::Guest(event) => guests.push(event),
+            Line::Guest(event) => guests.push(*event),
         }
     }
     // Requests are in the file in the order of their answers.

@@ -1,5 +1,7 @@
 //! Agents against a receiver that writes down what it is sent, with guests of the simulator.
 
+#![allow(clippy::unwrap_used)]
+
 use pve_sim::config::VmConfig;
 use pve_sim::{Config, Control, Simulator};
 use serde_json::Value;
