@@ -26,6 +26,9 @@ enum Command {
     /// Every write of a reset, and what becomes of it when the controller is killed, stopped or left without an answer just there.
     #[command(disable_help_flag = true)]
     CrashTable(Arguments),
+    /// A whole Defib with 1,000 simulated agents, under hangs, kills and outages; afterwards its logs are audited by the ten rules.
+    #[command(disable_help_flag = true)]
+    Soak(Arguments),
     /// Everything that must hold: lints, unit and property tests, kinds and chart on a real API server, the agent, outages, the demo's story.
     Test,
     /// Write crds/*.yaml and the chart's copy of them anew from the types.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::ControlPlane(command) => control_plane::run(command),
         Command::Demo(demo) => demo::run(&demo),
         Command::CrashTable(Arguments { arguments }) => xtask::paths::run("crash-table", &arguments),
+        Command::Soak(Arguments { arguments }) => xtask::paths::run("soak", &arguments),
         Command::Test => test::run(),
         Command::Crds => crds(),
     };

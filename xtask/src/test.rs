@@ -48,7 +48,7 @@ const LINT: [Run; 4] = [
 ];
 
 /// Programs and tests are built by one command over the whole workspace: with any other choice, features differ and most is built twice.
-const TESTS: [Run; 5] = [
+const TESTS: [Run; 6] = [
     Run {
         what: "programs and tests",
         program: "cargo",
@@ -73,6 +73,11 @@ const TESTS: [Run; 5] = [
         what: "every write of a reset, with the controller killed just there",
         program: "cargo",
         args: &["xtask", "crash-table", "--three-stops", "--cells", "5"],
+    },
+    Run {
+        what: "a soak",
+        program: "cargo",
+        args: &["xtask", "soak", "--seconds", "90"],
     },
 ];
 

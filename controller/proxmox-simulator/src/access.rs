@@ -31,7 +31,7 @@ impl<'a> Rights<'a> {
 
     /// Whether the caller has any of these privileges on a path.
     pub(crate) fn any(&self, state: &State, path: &str, privileges: &[&str]) -> bool {
-        let found = self.on(state, path);
+        let found = self.effective(state, path);
         privileges.iter().any(|wanted| found.contains(*wanted))
     }
 
@@ -52,13 +52,17 @@ impl<'a> Rights<'a> {
 
     /// The privileges on one path.
     pub(crate) fn on(&self, state: &State, path: &str) -> BTreeSet<String> {
+        self.effective(state, path).into_iter().map(str::to_owned).collect()
+    }
+
+    fn effective(&self, state: &State, path: &str) -> BTreeSet<&'a str> {
         let pool = pool_of(state, path);
         let mut found = privileges::effective(self.token, path, pool);
         if let Some(user) = self.user {
             let limit = privileges::effective(user, path, pool);
             found.retain(|name| limit.contains(name));
         }
-        found.into_iter().map(str::to_owned).collect()
+        found
     }
 }
 

@@ -322,8 +322,13 @@ impl Cluster {
     pub(crate) fn write_requests(&self) -> Vec<WriteRequest> {
         let mut requests = self.audit().requests();
         let tasks = self.tasks();
+        let ended = tasks.exit_statuses();
         for request in &mut requests {
-            request.exitstatus = request.upid.as_deref().and_then(|upid| tasks.exit_status(upid)).map(str::to_owned);
+            request.exitstatus = request
+                .upid
+                .as_deref()
+                .and_then(|upid| ended.get(upid))
+                .map(|&status| status.to_owned());
         }
         requests
     }

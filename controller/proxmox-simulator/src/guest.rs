@@ -79,7 +79,7 @@ impl Guest {
         signals: mpsc::Sender<GuestSignal>,
         reaper: Reaper,
     ) -> Self {
-        let view = GuestView::new(directory, config.cores, config.memory, config.load);
+        let view = GuestView::new(directory, config.cores, config.memory, config.load, !config.command.is_empty());
         Self {
             config,
             machine,

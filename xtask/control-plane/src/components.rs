@@ -65,7 +65,7 @@ pub(crate) fn kube_apiserver(
     program: &Path,
     folder: &Path,
     port: u16,
-    audit_log: Option<&Path>,
+    audit: Option<(&Path, Option<&str>)>,
     more: &[OsString],
 ) -> Result<Command, Error> {
     let mut api = in_folder(program, folder);
@@ -95,9 +95,9 @@ pub(crate) fn kube_apiserver(
     api.args(["--allow-privileged", "--profiling=false"]);
     // Without it a stop waits up to a minute for clients to end their watches.
     api.arg("--shutdown-watch-termination-grace-period=100ms");
-    if let Some(log) = audit_log {
+    if let Some((log, wanted)) = audit {
         let policy = folder.join(AUDIT_POLICY_FILE);
-        fs::write(&policy, AUDIT_POLICY).tried("write", &policy)?;
+        fs::write(&policy, wanted.unwrap_or(AUDIT_POLICY)).tried("write", &policy)?;
         let mut path = OsString::from("--audit-log-path=");
         path.push(log);
         api.arg(format!("--audit-policy-file={AUDIT_POLICY_FILE}")).arg(path);

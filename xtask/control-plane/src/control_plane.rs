@@ -32,6 +32,8 @@ pub struct Options {
     pub folder: Option<PathBuf>,
     /// A file to which the API server appends a line of JSON for each request: who, what, the status code; no bodies.
     pub audit_log: Option<PathBuf>,
+    /// What it appends instead: a `Policy` of `audit.k8s.io/v1`, in JSON or YAML.
+    pub audit_policy: Option<String>,
     /// More arguments for kube-apiserver, such as `--max-mutating-requests-inflight=1000`.
     pub apiserver_args: Vec<OsString>,
     /// How long each process may take to be ready. The default, 2 minutes, is some 20 times what a free machine needs.
@@ -44,6 +46,7 @@ impl Default for Options {
             tools: None,
             folder: None,
             audit_log: None,
+            audit_policy: None,
             apiserver_args: Vec::new(),
             ready_timeout: Duration::from_secs(120),
         }
@@ -141,7 +144,7 @@ impl ControlPlane {
                 &self.tools.kube_apiserver.path,
                 folder,
                 self.port.number(),
-                audit_log.as_deref(),
+                audit_log.as_deref().map(|log| (log, self.options.audit_policy.as_deref())),
                 &self.options.apiserver_args,
             )?;
             self.apiserver = Some(Process::start(API_SERVER, command, &components::log_of(folder, API_SERVER))?);

@@ -133,8 +133,8 @@ impl Cell {
     /// Starts the controllers that do not run.
     fn start_controllers(&mut self) -> Result<()> {
         for index in 0..self.controllers() {
-            if self.lab.process(index).is_err() {
-                self.lab.start_process(index)?;
+            if self.lab.nth(index)?.process().is_err() {
+                self.lab.nth(index)?.start()?;
             }
         }
         Ok(())
@@ -171,7 +171,7 @@ impl Cell {
         self.prepare()?;
         let (requests_before, events_before) = (self.lab.requests()?.len(), self.lab.guest_events()?.len());
         let holder = self.holder()?;
-        let pid = self.lab.process(holder)?.pid();
+        let pid = self.lab.nth(holder)?.process()?.pid();
         self.faults.target(pid);
         let first = self.faults.newest();
         let rule = point.as_ref().map(|p| self.faults.add(p.rule()));
@@ -243,17 +243,17 @@ impl Cell {
     fn after(&mut self, point: &Point, holder: usize) -> Result<Option<(Timestamp, Timestamp)>> {
         match point.harm {
             crate::story::Harm::Kill => {
-                self.lab.kill_process(holder)?;
+                self.lab.nth(holder)?.kill()?;
                 // The other of two takes over; the one that died comes back for the next story.
                 if !self.two {
-                    self.lab.start_process(holder)?;
+                    self.lab.nth(holder)?.start()?;
                 }
                 Ok(None)
             }
             harm if harm.stops() => {
                 std::thread::sleep(STANDSTILL);
                 let woke = Timestamp::now();
-                self.lab.process(holder)?.thaw();
+                self.lab.nth(holder)?.process()?.thaw();
                 self.faults.release();
                 let listens = SignedDuration::try_from(TIMEOUT)?;
                 // Of two, the other may have taken over, and resets by what it has itself witnessed.
@@ -267,7 +267,7 @@ impl Cell {
     fn prepare(&mut self) -> Result<()> {
         self.faults.clear();
         for index in 0..self.controllers() {
-            if let Ok(process) = self.lab.process(index) {
+            if let Ok(process) = self.lab.nth(index)?.process() {
                 process.thaw();
             }
         }

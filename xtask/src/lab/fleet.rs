@@ -3,6 +3,7 @@
 use super::agents;
 use super::chart::SECRETS;
 use super::kube::apply_text;
+use crate::paths::root;
 use anyhow::{Context, Result};
 use control_plane::ControlPlane;
 use serde_json::{Value, json};
@@ -78,25 +79,28 @@ pub fn demo_fleet() -> Vec<FleetVm> {
         .collect()
 }
 
+/// The ManagedVM of a VM.
+pub fn manifest(vm: &FleetVm) -> Value {
+    let mut spec = vm.spec.clone();
+    spec["proxmox"] = json!({ "clusterRef": { "name": "pve" }, "vmid": vm.vmid });
+    json!({
+        "apiVersion": "defib.dev/v1alpha1", "kind": "ManagedVM",
+        "metadata": { "name": vm.name, "namespace": NAMESPACE }, "spec": spec,
+    })
+}
+
 /// The ManagedVMs.
 pub fn manifests(vms: &[FleetVm]) -> Result<String> {
     let mut all = String::new();
     for vm in vms {
-        let mut spec = vm.spec.clone();
-        spec["proxmox"] = json!({ "clusterRef": { "name": "pve" }, "vmid": vm.vmid });
-        let object = json!({
-            "apiVersion": "defib.dev/v1alpha1", "kind": "ManagedVM",
-            "metadata": { "name": vm.name, "namespace": NAMESPACE }, "spec": spec,
-        });
         // JSON is YAML.
-        all.push_str(&format!("---\n{}\n", serde_json::to_string(&object)?));
+        all.push_str(&format!("---\n{}\n", serde_json::to_string(&manifest(vm))?));
     }
     Ok(all)
 }
 
-/// Where the simulator's nodes listen, and the authority of their certificates (PEM).
-pub fn endpoints(folder: &Path) -> Result<(Vec<String>, String)> {
-    let state = folder.join("pve");
+/// Where the nodes of a simulator listen, and the authority of their certificates (PEM).
+pub fn endpoints(state: &Path) -> Result<(Vec<String>, String)> {
     let endpoints: Value = serde_json::from_str(&std::fs::read_to_string(state.join("endpoints.json"))?)?;
     let ca = std::fs::read_to_string(state.join("pve-root-ca.pem"))?;
     let list = endpoints["endpoints"].as_array().context("endpoints.json has no list")?;
@@ -119,9 +123,12 @@ pub fn cluster(plane: &ControlPlane, urls: &[String], ca_pem: &str) -> Result<()
     apply_text(plane, &text.join("\n---\n"))
 }
 
-/// The simulator's configuration.
-pub fn simulator_config(vms: &[FleetVm], folder: &Path, root: &Path) -> Result<String> {
-    let script = root.join("agents/linux-agent.sh");
+/// The simulator's configuration, as JSON. `folder` is that of the lab, where the configurations of agents are.
+///
+/// # Errors
+/// When it cannot be written as JSON.
+pub fn simulator_config(vms: &[FleetVm], folder: &Path) -> Result<String> {
+    let script = root().join("agents/linux-agent.sh");
     let guests: Vec<Value> = vms
         .iter()
         .map(|vm| {

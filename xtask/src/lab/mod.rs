@@ -3,15 +3,17 @@
 
 mod agents;
 mod chart;
+mod controller;
 mod fleet;
 mod kube;
 mod service;
 pub mod wait;
 
-pub use fleet::{FleetVm, NAMESPACE, demo_fleet};
+pub use controller::Controller;
+pub use fleet::{FleetVm, NAMESPACE, demo_fleet, manifest, simulator_config};
 pub use kube::Server;
 
-use crate::paths::{program, root};
+use crate::paths::program;
 use anyhow::{Context, Result, bail};
 use control_plane::{ControlPlane, Process, leashed, tools};
 use serde_json::Value;
@@ -39,26 +41,55 @@ pub struct Options {
     pub folder: Option<PathBuf>,
 }
 
+/// What a lab is made of, for benchmarks and soaks. The default is a whole lab.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// How its control plane is started. Its tools are chosen by the lab.
+    pub control_plane: control_plane::Options,
+    /// Whether the ManagedVMs are applied. `kubectl apply` takes a second for some fifty: thousands are better created by the caller.
+    pub managed_vms: bool,
+    /// Its Proxmox.
+    pub simulator: Simulator,
+    /// Whether the controller is started.
+    pub controller: bool,
+}
+
+/// The Proxmox of a lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Simulator {
+    /// pve-sim as a process.
+    Process,
+    /// A simulator of the caller, which runs and has this state directory. Its configuration is [`simulator_config`].
+    Given(PathBuf),
+    /// None, and no ProxmoxCluster.
+    None,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            control_plane: control_plane::Options::default(),
+            managed_vms: true,
+            simulator: Simulator::Process,
+            controller: true,
+        }
+    }
+}
+
 /// A running lab.
 pub struct Lab {
     folder: Folder,
     /// The control plane.
     pub control_plane: ControlPlane,
-    simulator: Process,
-    controllers: Vec<Controller>,
-    kubeconfig: PathBuf,
+    simulator: Option<Process>,
+    simulator_state: PathBuf,
+    controller: Controller,
+    standby: Option<Controller>,
     /// Port of agents and people: the controller's, or that of the Service before two of them.
     pub port: u16,
     /// Port of metrics and probes of the first controller.
     pub metrics_port: u16,
     _service: Option<Service>,
-    options: Options,
-}
-
-/// A process `defib run`, or the place of one.
-struct Controller {
-    ports: Backend,
-    process: Option<Process>,
 }
 
 enum Folder {
@@ -72,6 +103,14 @@ impl Lab {
     /// # Errors
     /// When a part does not start; the message has the end of its log.
     pub fn start(options: Options, say: &dyn Fn(&str)) -> Result<Self> {
+        Self::start_parts(options, Parts::default(), say)
+    }
+
+    /// As [`start`](Self::start), with a choice of parts.
+    ///
+    /// # Errors
+    /// When a part does not start; the message has the end of its log.
+    pub fn start_parts(options: Options, parts: Parts, say: &dyn Fn(&str)) -> Result<Self> {
         let folder = match &options.folder {
             Some(path) => {
                 std::fs::create_dir_all(path)?;
@@ -83,22 +122,14 @@ impl Lab {
         say("control plane: etcd, kube-apiserver, kube-controller-manager");
         let control_plane = ControlPlane::start(control_plane::Options {
             tools: Some(tools::ensure()?),
-            ..Default::default()
+            ..parts.control_plane
         })?;
-        let mut controllers = Vec::new();
-        for _ in 0..if options.two_controllers { 2 } else { 1 } {
-            let (listen, metrics) = (free_port()?, free_port()?);
-            controllers.push(Controller {
-                ports: Backend { listen, metrics },
-                process: None,
-            });
-        }
-        let first = controllers.first().context("a lab has a controller")?.ports;
+        let (ports, standby_ports) = (Backend::free()?, Backend::free()?);
         let service = match options.two_controllers {
-            true => Some(Service::start(controllers.iter().map(|c| c.ports).collect())?),
+            true => Some(Service::start(vec![ports, standby_ports])?),
             false => None,
         };
-        let port = service.as_ref().map_or(first.listen, Service::port);
+        let (port, metrics_port) = (service.as_ref().map_or(ports.listen, Service::port), ports.metrics);
         say("chart: CRDs, ServiceAccount, RBAC (helm install)");
         chart::install(&control_plane, &path)?;
         let server = control_plane.server_url();
@@ -115,26 +146,54 @@ impl Lab {
         for manifest in &options.manifests {
             kube::apply(&control_plane, manifest)?;
         }
-        kube::apply_text(&control_plane, &fleet::manifests(&options.fleet)?)?;
+        if parts.managed_vms {
+            kube::apply_text(&control_plane, &fleet::manifests(&options.fleet)?)?;
+        }
         agents::write(&control_plane, &path, &options.fleet, port)?;
-        say("Proxmox simulator: three nodes, HTTPS, guests that run the real agent");
-        let simulator = start_simulator(&path, &options.fleet)?;
-        let (urls, ca) = fleet::endpoints(&path)?;
-        fleet::cluster(&control_plane, &urls, &ca)?;
+        let (simulator, simulator_state) = match &parts.simulator {
+            Simulator::Process => {
+                say("Proxmox simulator: three nodes, HTTPS, guests that run the real agent");
+                (Some(start_simulator(&path, &options.fleet)?), path.join("pve"))
+            }
+            Simulator::Given(state) => (None, state.clone()),
+            Simulator::None => (None, path.join("pve")),
+        };
+        if parts.simulator != Simulator::None {
+            let (urls, ca) = fleet::endpoints(&simulator_state)?;
+            fleet::cluster(&control_plane, &urls, &ca)?;
+        }
+        let make = |index: usize, ports| Controller {
+            identity: format!("defib-{index}"),
+            kubeconfig: kubeconfig.clone(),
+            ports,
+            args: options.controller_args.clone(),
+            log: path.join(if index == 0 {
+                "defib.log".into()
+            } else {
+                format!("defib-{index}.log")
+            }),
+            awaits: if options.two_controllers { "/livez" } else { "/readyz" },
+            running: None,
+        };
+        let controller = make(0, ports);
+        let standby = options.two_controllers.then(|| make(1, standby_ports));
         let mut lab = Self {
-            folder,
             control_plane,
             simulator,
-            controllers,
-            kubeconfig,
+            simulator_state,
+            controller,
+            standby,
+            folder,
             port,
-            metrics_port: first.metrics,
+            metrics_port,
             _service: service,
-            options,
         };
-        say("controller: defib run, with the rights of the chart's ServiceAccount");
-        for index in 0..lab.controllers.len() {
-            lab.start_process(index)?;
+        if parts.controller {
+            say("controller: defib run, with the rights of the chart's ServiceAccount");
+            lab.controller.start()?;
+            if let Some(standby) = &mut lab.standby {
+                standby.start()?;
+            }
         }
         Ok(lab)
     }
@@ -144,44 +203,48 @@ impl Lab {
     /// # Errors
     /// When it ends, or does not serve in time.
     pub fn start_controller(&mut self) -> Result<()> {
-        self.start_process(0)
+        self.controller.start()
     }
 
-    /// Starts one of the controllers. A single one is awaited until it serves, one of two until it lives: the other may be the one that decides.
+    /// The controller's process.
     ///
     /// # Errors
-    /// When it ends, or is not there in time.
-    pub fn start_process(&mut self, index: usize) -> Result<()> {
-        let probe = if self.options.two_controllers { "/livez" } else { "/readyz" };
-        let log = self.log(index);
-        let controller = self.controllers.get_mut(index).context("no such controller")?;
-        let Backend { listen, metrics } = controller.ports;
-        let mut command = leashed(&program("defib")?);
-        command
-            .args(["run", "--plain-http", "--namespace", SYSTEM, "--poll-seconds", "2"])
-            .arg(format!("--identity=defib-{index}"))
-            .arg(format!("--listen=127.0.0.1:{listen}"))
-            .arg(format!("--metrics-listen=127.0.0.1:{metrics}"))
-            .args(&self.options.controller_args)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("RUST_BACKTRACE", "1");
-        let mut process = Process::start("defib", command, &log)?;
-        process.wait_ready(Duration::from_secs(60), || match http_get(metrics, probe) {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200") => Ok(()),
-            Ok(answer) => Err(answer.lines().last().unwrap_or_default().to_owned()),
-            Err(error) => Err(error.to_string()),
-        })?;
-        controller.process = Some(process);
-        Ok(())
+    /// When it does not run.
+    pub fn controller(&mut self) -> Result<&mut Process> {
+        self.controller.process()
     }
 
-    fn log(&self, index: usize) -> PathBuf {
-        let name = if index == 0 {
-            "defib.log".to_owned()
-        } else {
-            format!("defib-{index}.log")
-        };
-        self.folder.path().join(name)
+    /// One of two controllers.
+    ///
+    /// # Errors
+    /// When the lab has none of that number.
+    pub fn nth(&mut self, index: usize) -> Result<&mut Controller> {
+        match index {
+            0 => Ok(&mut self.controller),
+            _ => self.standby.as_mut().context("the lab has one controller"),
+        }
+    }
+
+    /// SIGKILL of the controller.
+    ///
+    /// # Errors
+    /// When it survives.
+    pub fn kill_controller(&mut self) -> Result<()> {
+        self.controller.kill()
+    }
+
+    /// SIGTERM, as Kubernetes stops a pod; to both, where there are two.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn stop_controller(&mut self) -> Result<()> {
+        self.controller.stop()?;
+        self.standby.as_mut().map_or(Ok(()), Controller::stop)
+    }
+
+    /// Control plane and controller, to be broken side by side by two threads.
+    pub fn split(&mut self) -> (&mut ControlPlane, &mut Controller) {
+        (&mut self.control_plane, &mut self.controller)
     }
 
     /// From its next start on, the controller reaches the Kubernetes API by another way.
@@ -205,57 +268,7 @@ impl Lab {
     /// # Errors
     /// When the simulator has not written it down.
     pub fn proxmox_endpoints(&self) -> Result<(Vec<String>, String)> {
-        fleet::endpoints(self.folder.path())
-    }
-
-    /// The (first) controller's process.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn controller(&mut self) -> Result<&mut Process> {
-        self.process(0)
-    }
-
-    /// The process of one of the controllers.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn process(&mut self, index: usize) -> Result<&mut Process> {
-        let controller = self.controllers.get_mut(index).context("no such controller")?;
-        controller.process.as_mut().context("the controller does not run")
-    }
-
-    /// SIGKILL of the (first) controller.
-    ///
-    /// # Errors
-    /// When it survives.
-    pub fn kill_controller(&mut self) -> Result<()> {
-        self.kill_process(0)
-    }
-
-    /// SIGKILL of one of the controllers; nothing where it has ended.
-    ///
-    /// # Errors
-    /// When it survives.
-    pub fn kill_process(&mut self, index: usize) -> Result<()> {
-        let controller = self.controllers.get_mut(index).context("no such controller")?;
-        match controller.process.take() {
-            Some(mut process) => Ok(process.kill()?),
-            None => Ok(()),
-        }
-    }
-
-    /// SIGTERM, as Kubernetes stops a pod, to all controllers.
-    ///
-    /// # Errors
-    /// When one does not end in time.
-    pub fn stop_controller(&mut self) -> Result<()> {
-        for controller in &mut self.controllers {
-            if let Some(mut process) = controller.process.take() {
-                process.stop(Instant::now() + Duration::from_secs(60))?;
-            }
-        }
-        Ok(())
+        fleet::endpoints(&self.simulator_state)
     }
 
     /// Folder with logs and data.
@@ -265,7 +278,7 @@ impl Lab {
 
     /// Folder of the simulator's state.
     pub fn simulator_state(&self) -> PathBuf {
-        self.folder.path().join("pve")
+        self.simulator_state.clone()
     }
 
     /// A control of the simulator, as `pve-sim ctl`.
@@ -364,9 +377,9 @@ impl Lab {
         })
     }
 
-    /// The last lines of the (first) controller's log.
+    /// The last lines of the controller's log.
     pub fn controller_log(&self, lines: usize) -> String {
-        let text = std::fs::read_to_string(self.log(0)).unwrap_or_default();
+        let text = std::fs::read_to_string(&self.controller.log).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
         all.iter()
             .skip(all.len().saturating_sub(lines))
@@ -381,7 +394,9 @@ impl Lab {
     /// When something does not end.
     pub fn stop(mut self) -> Result<()> {
         self.stop_controller()?;
-        self.simulator.stop(Instant::now() + Duration::from_secs(15))?;
+        if let Some(simulator) = &mut self.simulator {
+            simulator.stop(Instant::now() + Duration::from_secs(15))?;
+        }
         self.control_plane.stop()?;
         Ok(())
     }
@@ -411,7 +426,7 @@ pub fn condition(object: &Value, type_: &str) -> (String, String) {
 
 fn start_simulator(folder: &Path, vms: &[FleetVm]) -> Result<Process> {
     let config = folder.join("pve.yaml");
-    std::fs::write(&config, fleet::simulator_config(vms, folder, &root())?)?;
+    std::fs::write(&config, simulator_config(vms, folder)?)?;
     let state = folder.join("pve");
     let mut command = leashed(&program("pve-sim")?);
     command.arg("serve").arg("--config").arg(&config).arg("--state-dir").arg(&state);
@@ -425,11 +440,6 @@ fn start_simulator(folder: &Path, vms: &[FleetVm]) -> Result<Process> {
         }
     })?;
     Ok(simulator)
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// A plain GET on loopback; the whole answer as text.

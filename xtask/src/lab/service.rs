@@ -23,6 +23,17 @@ pub struct Backend {
     pub metrics: u16,
 }
 
+impl Backend {
+    /// Two ports that were free a moment ago.
+    pub fn free() -> Result<Self> {
+        let free = || -> io::Result<u16> { Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port()) };
+        Ok(Self {
+            listen: free()?,
+            metrics: free()?,
+        })
+    }
+}
+
 /// The port before them. It is closed with the value.
 #[derive(Debug)]
 pub struct Service {

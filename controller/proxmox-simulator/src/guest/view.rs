@@ -23,6 +23,8 @@ pub(crate) struct GuestView {
     cores: u32,
     memory_kib: u64,
     load: Load,
+    /// Whether there is a process that may read the files. Without one none is written: a fleet of thousands would keep the disk busy with them.
+    read: bool,
     boot: Option<Boot>,
 }
 
@@ -37,13 +39,14 @@ struct Boot {
 }
 
 impl GuestView {
-    /// A view under `root` (`.../guests/<vmid>`). Nothing is written before the first boot.
-    pub(crate) fn new(root: PathBuf, cores: u32, memory_mib: u64, load: Load) -> Self {
+    /// A view under `root` (`.../guests/<vmid>`). Nothing is written before the first boot, and nothing at all when no process reads it.
+    pub(crate) fn new(root: PathBuf, cores: u32, memory_mib: u64, load: Load, read: bool) -> Self {
         Self {
             root,
             cores,
             memory_kib: memory_mib * 1024,
             load,
+            read,
             boot: None,
         }
     }
@@ -84,6 +87,9 @@ impl GuestView {
             busy: 0.0,
             idle: 0.0,
         });
+        if !self.read {
+            return Ok(());
+        }
         let proc_root = self.proc_root();
         let dmi = self.sys_root().join("class/dmi/id");
         fs::create_dir_all(proc_root.join("sys/kernel/random"))?;
@@ -133,7 +139,7 @@ impl GuestView {
 
     /// Brings the files up to date, unless the guest is frozen or off.
     pub(crate) fn refresh(&mut self) -> io::Result<()> {
-        if self.boot.as_ref().is_none_or(|boot| boot.counted_to.is_none()) {
+        if !self.read || self.boot.as_ref().is_none_or(|boot| boot.counted_to.is_none()) {
             return Ok(());
         }
         let now = Instant::now();
@@ -241,6 +247,7 @@ mod tests {
                 cpu_percent: 40.0,
                 memory_percent: 75.0,
             },
+            true,
         )
     }
 
@@ -287,6 +294,16 @@ mod tests {
         let before = fs::metadata(view.proc_root().join("stat")).unwrap().modified().unwrap();
         view.refresh().unwrap();
         assert_eq!(before, fs::metadata(view.proc_root().join("stat")).unwrap().modified().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_written_for_a_guest_without_a_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut view = GuestView::new(directory.path().join("100"), 2, 2048, Load::default(), false);
+        view.begin_boot(Uuid::new_v4(), None, "web1").unwrap();
+        view.refresh().unwrap();
+        assert!(!directory.path().join("100").exists());
+        assert!(view.usage().0 > 0.0);
     }
 
     #[test]

@@ -187,7 +187,12 @@ fn boot(cluster: &Cluster) {
 
 /// Keeps the procfs of all guests up to date, until shutdown.
 async fn refresh_views(cluster: Arc<Cluster>) {
-    let views: Vec<_> = cluster.state().vms.values().map(|vm| vm.guest.shared_view()).collect();
+    // Nobody reads those of guests without a process.
+    let views: Vec<_> = {
+        let state = cluster.state();
+        let read = state.vms.values().filter(|vm| !vm.config.command.is_empty());
+        read.map(|vm| vm.guest.shared_view()).collect()
+    };
     let mut ticks = tokio::time::interval(cluster.config.timing.guest_view);
     // After a pause of the machine there is nothing to catch up with.
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,6 +1,6 @@
 //! The task records of all nodes.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -169,15 +169,12 @@ impl TaskStore {
         self.tasks.iter().rev().find(|task| task.upid == *upid)
     }
 
-    /// How the task with this UPID text ended.
-    pub(crate) fn exit_status(&self, upid: &str) -> Option<&str> {
-        self.tasks
-            .iter()
-            .rev()
-            .find(|task| task.record.upid == upid)?
-            .record
-            .exitstatus
-            .as_deref()
+    /// How tasks ended, by the text of their UPIDs.
+    pub(crate) fn exit_statuses(&self) -> HashMap<&str, &str> {
+        let ended = self.tasks.iter().map(|task| &task.record);
+        ended
+            .filter_map(|record| Some((record.upid.as_str(), record.exitstatus.as_deref()?)))
+            .collect()
     }
 
     /// Tasks of a node, newest first; running ones before finished ones.
@@ -226,8 +223,9 @@ mod tests {
         let other = store.begin("pve2", "qmreset", "102".to_owned(), "a@pve!b");
         store.lose_node("pve1");
         store.finish(&lost, Ok(()));
-        assert_eq!(store.exit_status(&lost.to_string()), Some("unexpected status"));
-        assert_eq!(store.exit_status(&other.to_string()), None);
+        let ended = store.exit_statuses();
+        assert_eq!(ended.get(lost.to_string().as_str()), Some(&"unexpected status"));
+        assert_eq!(ended.get(other.to_string().as_str()), None);
     }
 
     #[test]
