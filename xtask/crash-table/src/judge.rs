@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn each_wrong_end_is_told() {
-        let table: [(&str, Box<dyn FnOnce(&mut Ending)>); 10] = [
+        type Change = Box<dyn FnOnce(&mut Ending)>;
+        let table: [(&str, Change); 10] = [
             (
                 "2 resets in one episode",
                 Box::new(|e| e.requests.push(post("2026-01-01T00:00:20Z"))),

@@ -1,5 +1,7 @@
 //! What a client and a server see of each other through the proxy, and what a rule makes of it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests fail their test")]
+
 use bytes::Bytes;
 use fault_proxy::{Act, Faults, Moment, Proxy, Rule, Service, Upstream};
 use http::{Method, StatusCode};
