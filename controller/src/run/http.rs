@@ -54,7 +54,13 @@ pub async fn start(
         metrics: ctx.metrics.reports.clone(),
         clock: ctx.clock,
     };
-    let mut serve_options = ServeOptions::new(parts.sink.clone());
+    let mut serve_options = ServeOptions::new(parts.sink.clone()).at_most(connections(open_files()));
+    if serve_options.max_connections < WANTED_CONNECTIONS {
+        tracing::warn!(
+            connections = serve_options.max_connections,
+            "the limit of open files allows fewer connections than {WANTED_CONNECTIONS}; raise it (ulimit -n, LimitNOFILE) for a large fleet"
+        );
+    }
     let tls = options.tls_cert_file.as_ref().zip(options.tls_key_file.as_ref());
     if let Some((cert, key)) = tls {
         let files = CertificateFiles::load(cert, key)
@@ -81,8 +87,8 @@ pub async fn start(
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(probes);
-    // A probe that is turned away is no report that was shed.
-    let metrics_options = ServeOptions::new(Arc::new(Unconcerned));
+    // A probe that is turned away is no report that was shed. Whoever probes and scrapes needs a handful; strangers must not take our open files here.
+    let metrics_options = ServeOptions::new(Arc::new(Unconcerned)).at_most(METRICS_CONNECTIONS);
     servers.spawn(serve(metrics_listener, router, metrics_options, stop.clone()));
 
     let publisher = Publisher::new(
@@ -98,6 +104,26 @@ pub async fn start(
     servers.spawn(ctx.witness.clone().loopback(move || loopback.clone().report(), stop.clone()));
     tracing::info!(%address, metrics = %options.metrics_listen, tls = tls.is_some(), "listening");
     Ok(Servers(servers))
+}
+
+/// Connections of agents and people that the listener takes where the limit of open files lets it: two for each VM of a fleet of 10,000.
+const WANTED_CONNECTIONS: usize = 20_000;
+/// Connections of the listener for metrics and probes.
+const METRICS_CONNECTIONS: usize = 256;
+/// Open files that are left for all else: the other listener, Kubernetes, Proxmox, the certificate.
+const OTHER_FILES: u64 = 1024;
+
+/// How many files this process may have open; none: as many as it likes.
+fn open_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// How many connections that leaves room for. A connection that cannot be accepted for want of a file counts as a report that was shed, and the call to
+/// Kubernetes or Proxmox that finds none fails: both would be in the hands of whoever opens connections.
+fn connections(open_files: Option<u64>) -> usize {
+    let Some(files) = open_files else { return WANTED_CONNECTIONS };
+    let left = files.saturating_sub(OTHER_FILES).max(files / 2);
+    usize::try_from(left).unwrap_or(usize::MAX).min(WANTED_CONNECTIONS)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
@@ -214,5 +240,24 @@ async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
     } else {
         let why = trouble.map_or("the ManagedVMs are not listed yet", Trouble::message);
         (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections;
+
+    #[test]
+    fn connections_leave_files_for_kubernetes_and_proxmox() {
+        for (files, expected) in [
+            (None, 20_000),
+            (Some(1 << 20), 20_000),
+            (Some(20_000), 18_976),
+            (Some(4_096), 3_072),
+            (Some(1_024), 512),
+            (Some(0), 0),
+        ] {
+            assert_eq!(connections(files), expected, "{files:?}");
+        }
     }
 }
