@@ -17,12 +17,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use idle::IdleLimit;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -33,6 +34,8 @@ use tower::ServiceExt;
 /// Reason with which a failure to accept is reported to the [`ServingSink`].
 pub const ACCEPT_ERROR: &str = "accept-error";
 
+/// Connections that may wait to be accepted: the kernel's own limit, net.core.somaxconn, on a usual one.
+const BACKLOG: u32 = 4096;
 /// Pause after a failure to accept. The usual cause is that no file descriptor is free, and only time gives one back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause before a stranger is offered a place again, when all are taken and none was held for long enough. Meanwhile nobody else is accepted.
@@ -103,6 +106,23 @@ impl ServeOptions {
     }
 }
 
+/// Listens on an address. As many connections may wait in the kernel as it lets wait (4,096 on a usual one): the agents of a large fleet come back at once,
+/// and one that finds no place there waits for a second and more before it knocks again.
+///
+/// # Errors
+/// Those of the system.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    // A restart must not wait for what is left of the connections before it.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves until `token` is cancelled. Then nothing is accepted any more, requests under way are answered, and after the drain deadline what is left is cut off.
 pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions, token: CancellationToken) {
     let places = Arc::new(Semaphore::new(options.max_connections));
@@ -110,7 +130,9 @@ pub async fn serve(listener: TcpListener, router: Router, options: ServeOptions,
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some((stream, place)) = accept(&listener, &places, &options, &token).await {
-        let Some(stranger) = stranger(&strangers, &token).await else { break };
+        let Some(stranger) = stranger(&strangers, &token).await else {
+            break;
+        };
         let connection = Connection {
             router: router.clone(),
             options: options.clone(),

@@ -4,7 +4,7 @@ use super::{Keys, RunError};
 use crate::config::RunOptions;
 use crate::heartbeat::publisher::{KubeStatusWriter, Publisher};
 use crate::heartbeat::receiver::{self, Limits, PATH, Parts};
-use crate::heartbeat::server::{CertificateFiles, ServeOptions, serve};
+use crate::heartbeat::server::{self, CertificateFiles, ServeOptions, serve};
 use crate::heartbeat::serving::Serving;
 use crate::reconcile::Context;
 use axum::Router;
@@ -44,8 +44,8 @@ pub async fn start(
     stop: &CancellationToken,
 ) -> Result<Servers, RunError> {
     let mut servers = JoinSet::new();
-    let listener = listen(options.listen).await?;
-    let metrics_listener = listen(options.metrics_listen).await?;
+    let listener = listen(options.listen)?;
+    let metrics_listener = listen(options.metrics_listen)?;
     let parts = Parts {
         ledger: ctx.ledger.clone(),
         keys: keys.clone(),
@@ -126,8 +126,8 @@ fn connections(open_files: Option<u64>) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(WANTED_CONNECTIONS)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen {
+fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    server::listen(address).map_err(|source| RunError::Listen {
         address: address.to_string(),
         source,
     })

@@ -119,7 +119,11 @@ fn a_report_over_the_rate_is_life_and_a_flood_wakes_the_decider_once() {
     );
     let limited = |at| matches!(ledger.admit(&db, 1, Mono(at)), Admission::Limited(_));
     assert!((0..20).all(|at| !limited(at)));
-    assert_eq!(ledger.view(&db).last_life, None, "to be admitted is not yet life: the body tells whose");
+    assert_eq!(
+        ledger.view(&db).last_life,
+        None,
+        "to be admitted is not yet life: the body tells whose"
+    );
     assert_eq!(ledger.pop_wake(), None);
     assert!(limited(20));
     assert_eq!(ledger.view(&db).last_life, Some(Mono(20)));
