@@ -12,6 +12,7 @@ pub mod server;
 pub mod serving;
 
 mod bucket;
+mod crowd;
 mod vm_key;
 
 pub use ledger::{Facts, Ledger};

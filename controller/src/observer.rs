@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const LOOPBACK_DEADLINE: Duration = Duration::from_secs(2);
 /// Period of the reports to our own listener.
 const LOOPBACK_EVERY: Duration = Duration::from_secs(2);
+/// Shed reports are logged at most this often.
+const SHED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// A process that becomes the decider proves its listener this soon.
 const LOOPBACK_SOON: Duration = Duration::from_millis(100);
 
@@ -29,6 +31,8 @@ pub struct Witness {
 struct Inner {
     observer: Observer,
     renewal_started: Option<Mono>,
+    /// When a shed report was logged last.
+    shed_told: Option<Mono>,
 }
 
 impl Witness {
@@ -37,6 +41,7 @@ impl Witness {
         let inner = Inner {
             observer: Observer::new(clock.now()),
             renewal_started: None,
+            shed_told: None,
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -89,8 +94,17 @@ impl Witness {
     /// A report of an agent was turned away.
     pub fn shed(&self, why: &'static str) {
         let now = self.clock.now().mono;
-        self.lock().observer.moment(Trouble::Shed, now);
-        tracing::warn!(why, "a report was shed: all silence is counted anew");
+        let mut inner = self.lock();
+        inner.observer.moment(Trouble::Shed, now);
+        // Anyone can have requests turned away while we do not serve: a line each would be in his hands. The metric counts them all.
+        let tell = inner.shed_told.is_none_or(|told| now.since(told) >= SHED_TOLD_EVERY);
+        if tell {
+            inner.shed_told = Some(now);
+        }
+        drop(inner);
+        if tell {
+            tracing::warn!(why, "reports are shed: all silence is counted anew");
+        }
         self.metrics.observer_trouble(Trouble::Shed.reason());
     }
 

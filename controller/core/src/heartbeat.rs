@@ -63,6 +63,9 @@ impl Report {
     }
 }
 
+/// What is said of a VM that sends more than it may.
+const TOO_OFTEN: &str = "it reports too often; is its key in use twice?";
+
 /// Older boot ids that are remembered. A late report of an earlier boot is told from a new boot by them; more than a few boots within the life of a late report do not happen.
 const REMEMBERED_BOOTS: usize = 8;
 
@@ -77,7 +80,7 @@ pub struct Heartbeat {
     pub boot_first_received: Option<Mono>,
     /// Boot ids received before the present one, newest last.
     pub previous_boots: VecDeque<Arc<str>>,
-    /// Newest body that was refused although its key was right, since the last accepted report.
+    /// Newest request that was refused although its key was right, since the last accepted report (and a period longer when it was one too many).
     pub rejected: Option<Refusal>,
     /// Newest report of another machine with this VM's key.
     pub wrong_machine: Option<(Mono, Uuid)>,
@@ -91,13 +94,16 @@ pub struct Heartbeat {
     pub(crate) rewound: Option<(Mono, f64)>,
 }
 
-/// A body that was refused.
+/// A request that was refused although its key was right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// When.
     pub at: Mono,
     /// The field and the problem.
     pub detail: Arc<str>,
+    /// An accepted report before this does not mend it: of a VM that reports too often some reports are accepted and some are not, and what is said of it
+    /// shall not change with each.
+    pub until: Mono,
 }
 
 /// What the decider tells the ledger about a VM.
@@ -172,7 +178,7 @@ impl Heartbeat {
             known.state != report.state || known.supervised != report.supervised || known.machine_uuid != report.machine_uuid
         });
         let crossed = self.judge_thresholds(&report, &expected.thresholds, now);
-        let mended = self.rejected.take().is_some() | self.wrong_key.take().is_some();
+        let mended = self.rejected.take_if(|r| r.until <= now).is_some() | self.wrong_key.take().is_some();
         if new_boot {
             self.boot_first_received = Some(now);
         }
@@ -190,7 +196,25 @@ impl Heartbeat {
         let news = self.rejected.is_none() || expected.awaited;
         self.last_life = Some(now);
         self.wrong_key = None;
-        self.rejected = Some(Refusal { at: now, detail });
+        self.rejected = Some(Refusal {
+            at: now,
+            detail,
+            until: now,
+        });
+        news
+    }
+
+    /// A request with a valid key that was one too many: it was heard, so it is life like any other that is refused. It is news only once: whoever sends too
+    /// often must not have the decider look as often.
+    pub fn limit(&mut self, expected: &Expectation, now: Mono) -> bool {
+        let news = self.rejected.is_none();
+        self.last_life = Some(now);
+        self.wrong_key = None;
+        self.rejected = Some(Refusal {
+            at: now,
+            detail: TOO_OFTEN.into(),
+            until: now.plus(crate::time::seconds(expected.told_seconds())),
+        });
         news
     }
 

@@ -48,7 +48,7 @@ pub enum Admission {
     Unknown,
     /// The key's generation is neither the present nor the previous one. Taken down as contact.
     Retired,
-    /// The VM has sent more than it may. It may send again after this time.
+    /// The VM has sent more than it may. It may send again after this time. Taken down as life.
     Limited(Duration),
 }
 
@@ -153,14 +153,18 @@ impl Ledger {
     }
 
     /// Whether a right key of this generation opens the VM now. Uses up one report of its rate.
+    ///
+    /// A report over the rate is life all the same (rule 3): it came with a right key, and only for its number nobody read on. Whoever holds a copy of a VM's
+    /// key can so make it look alive, as by sending reports; other VMs it does not concern.
     pub fn admit(&self, vm: &VmKey, generation: u32, now: Mono) -> Admission {
-        let mut inner = self.lock();
-        let Some(entry) = inner.entries.get_mut(vm) else {
+        let mut guard = self.lock();
+        let Inner { entries, wakes, .. } = &mut *guard;
+        let Some(entry) = entries.get_mut(vm) else {
             return Admission::Unknown;
         };
         let present = entry.key_generation;
         if generation == 0 || (generation != present && generation.checked_add(1) != Some(present)) {
-            drop(inner);
+            drop(guard);
             self.contact(vm, now);
             return Admission::Retired;
         }
@@ -168,7 +172,12 @@ impl Ledger {
         let rate = MIN_RATE.max(PER_PERIOD / period);
         match entry.bucket.get_or_insert_with(|| Bucket::new(BURST, now)).take(rate, BURST, now) {
             Ok(()) => Admission::Admitted,
-            Err(wait) => Admission::Limited(wait),
+            Err(wait) => {
+                let wake = entry.heartbeat.limit(&entry.expectation, now) && entry.wake(vm, wakes);
+                drop(guard);
+                self.notify(wake, false);
+                Admission::Limited(wait)
+            }
         }
     }
 

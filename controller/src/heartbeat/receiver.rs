@@ -15,6 +15,7 @@ pub use rejection::Rejection;
 use super::keys::{KeyError, KeyRing};
 use super::ledger::Admission;
 use super::report::{self, Body, Item, MAX_ITEMS};
+use super::server::Stranger;
 use super::{Ledger, Serving, ServingSink, VmKey};
 use crate::clock::Clock;
 use crate::metrics::ReportMetrics;
@@ -22,6 +23,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use body::{Anonymous, Stay};
 use defib_core::heartbeat::Taken;
 use defib_core::policy::built_in;
 use http::{HeaderMap, header};
@@ -58,18 +60,25 @@ pub struct Limits {
     /// Requests at the same time that came with a right key. Each may hold a body of 1 MiB.
     pub authenticated: usize,
     /// Requests at the same time whose keys are still to be read from the body. They have a share of their own, so that a stranger who sends slow bodies
-    /// takes no place from agents.
+    /// takes no place from agents. When all are taken, the oldest makes room.
     pub anonymous: usize,
+    /// Bytes that the bodies of all these may take up together.
+    pub anonymous_bytes: usize,
+    /// How long such a request is left alone at least.
+    pub anonymous_time: Duration,
     /// How long a body may take.
     pub body_deadline: Duration,
 }
 
 impl Default for Limits {
-    /// 512 with a key, 64 without, 10 s. At 1 ms a report, 512 places are far more than one machine can fill; 10 s carry 1 MiB over a bad line.
+    /// 512 with a key, 10 s. At 1 ms a report, 512 places are far more than one machine can fill; 10 s carry 1 MiB over a bad line. Without a key 1,024, of
+    /// 64 MiB in all, for 2 s each: to have honest ones turned away, a stranger must send 512 requests or 32 MiB a second.
     fn default() -> Self {
         Self {
             authenticated: 512,
-            anonymous: 64,
+            anonymous: 1024,
+            anonymous_bytes: 64 << 20,
+            anonymous_time: Duration::from_secs(2),
             body_deadline: Duration::from_secs(10),
         }
     }
@@ -84,7 +93,7 @@ const MAX_DETAIL: usize = 256;
 pub fn router(parts: Parts, limits: Limits) -> Router {
     let receiver = Arc::new(Receiver {
         authenticated: Semaphore::new(limits.authenticated),
-        anonymous: Semaphore::new(limits.anonymous),
+        anonymous: Anonymous::new(limits.anonymous, limits.anonymous_bytes, limits.anonymous_time),
         body_deadline: limits.body_deadline,
         parts,
     });
@@ -95,8 +104,23 @@ pub fn router(parts: Parts, limits: Limits) -> Router {
 struct Receiver {
     parts: Parts,
     authenticated: Semaphore,
-    anonymous: Semaphore,
+    anonymous: Anonymous,
     body_deadline: Duration,
+}
+
+/// The place of a request, held until its body was taken.
+enum RequestPlace<'a> {
+    Agent(#[expect(dead_code, reason = "held until it is dropped")] SemaphorePermit<'a>),
+    Anonymous(Stay<'a>),
+}
+
+impl<'a> RequestPlace<'a> {
+    fn stay(&mut self) -> Option<&mut Stay<'a>> {
+        match self {
+            Self::Agent(_) => None,
+            Self::Anonymous(stay) => Some(stay),
+        }
+    }
 }
 
 /// Whose key came with it.
@@ -168,17 +192,25 @@ impl Receiver {
     async fn answer(&self, request: Request) -> Result<Answer, Rejected> {
         self.check_serving()?;
         let (head, body) = request.into_parts();
+        let stranger = head.extensions.get::<Stranger>();
         // The key comes first: whose key is wrong is not listened to any further.
         let caller = bearer(&head.headers)?.map(|key| self.authenticate(key)).transpose()?;
+        if let (Some(stranger), Some(_)) = (stranger, &caller) {
+            stranger.is_known();
+        }
         let read = async {
-            let _place = self.place(caller.as_ref())?;
+            let mut place = self.place(caller.as_ref())?;
             body::check_headers(&head.headers)?;
-            let bytes = body::read(body, &head.headers, self.body_deadline).await?;
+            let bytes = body::read(body, &head.headers, self.body_deadline, place.stay()).await?;
             // The body may have taken seconds.
             self.check_serving()?;
             self.take(&bytes, caller.as_ref())
         };
-        read.await.map_err(|rejected| self.refuse(caller.as_ref(), rejected))
+        let answer = read.await.map_err(|rejected| self.refuse(caller.as_ref(), rejected))?;
+        if let (Some(stranger), true) = (stranger, answer.accepted > 0) {
+            stranger.is_known();
+        }
+        Ok(answer)
     }
 
     fn check_serving(&self) -> Result<(), Rejected> {
@@ -189,11 +221,12 @@ impl Receiver {
         Err(Rejected::new(Rejection::NotServing, detail).retry_after(COME_BACK))
     }
 
-    fn place(&self, caller: Option<&Caller>) -> Result<SemaphorePermit<'_>, Rejected> {
-        let places = if caller.is_some() { &self.authenticated } else { &self.anonymous };
-        places
-            .try_acquire()
-            .map_err(|_| Rejected::new(Rejection::Overloaded, "too many requests at the same time").retry_after(COME_BACK))
+    fn place(&self, caller: Option<&Caller>) -> Result<RequestPlace<'_>, Rejected> {
+        let place = match caller {
+            Some(_) => self.authenticated.try_acquire().ok().map(RequestPlace::Agent),
+            None => self.anonymous.enter().map(RequestPlace::Anonymous),
+        };
+        place.ok_or_else(|| Rejected::new(Rejection::Overloaded, "too many requests at the same time").retry_after(COME_BACK))
     }
 
     /// Whose key it is. Uses up one report of the VM's rate.

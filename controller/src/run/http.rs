@@ -4,7 +4,7 @@ use super::{Keys, RunError};
 use crate::config::RunOptions;
 use crate::heartbeat::publisher::{KubeStatusWriter, Publisher};
 use crate::heartbeat::receiver::{self, Limits, PATH, Parts};
-use crate::heartbeat::server::{CertificateFiles, ServeOptions, serve};
+use crate::heartbeat::server::{self, CertificateFiles, ServeOptions, serve};
 use crate::heartbeat::serving::Serving;
 use crate::reconcile::Context;
 use axum::Router;
@@ -44,8 +44,8 @@ pub async fn start(
     stop: &CancellationToken,
 ) -> Result<Servers, RunError> {
     let mut servers = JoinSet::new();
-    let listener = listen(options.listen).await?;
-    let metrics_listener = listen(options.metrics_listen).await?;
+    let listener = listen(options.listen)?;
+    let metrics_listener = listen(options.metrics_listen)?;
     let parts = Parts {
         ledger: ctx.ledger.clone(),
         keys: keys.clone(),
@@ -54,7 +54,13 @@ pub async fn start(
         metrics: ctx.metrics.reports.clone(),
         clock: ctx.clock,
     };
-    let mut serve_options = ServeOptions::new(parts.sink.clone());
+    let mut serve_options = ServeOptions::new(parts.sink.clone()).at_most(connections(open_files()));
+    if serve_options.max_connections < WANTED_CONNECTIONS {
+        tracing::warn!(
+            connections = serve_options.max_connections,
+            "the limit of open files allows fewer connections than {WANTED_CONNECTIONS}; raise it (ulimit -n, LimitNOFILE) for a large fleet"
+        );
+    }
     let tls = options.tls_cert_file.as_ref().zip(options.tls_key_file.as_ref());
     if let Some((cert, key)) = tls {
         let files = CertificateFiles::load(cert, key)
@@ -81,8 +87,8 @@ pub async fn start(
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .with_state(probes);
-    // A probe that is turned away is no report that was shed.
-    let metrics_options = ServeOptions::new(Arc::new(Unconcerned));
+    // A probe that is turned away is no report that was shed. Whoever probes and scrapes needs a handful; strangers must not take our open files here.
+    let metrics_options = ServeOptions::new(Arc::new(Unconcerned)).at_most(METRICS_CONNECTIONS);
     servers.spawn(serve(metrics_listener, router, metrics_options, stop.clone()));
 
     let publisher = Publisher::new(
@@ -100,8 +106,28 @@ pub async fn start(
     Ok(Servers(servers))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| RunError::Listen {
+/// Connections of agents and people that the listener takes where the limit of open files lets it: two for each VM of a fleet of 10,000.
+const WANTED_CONNECTIONS: usize = 20_000;
+/// Connections of the listener for metrics and probes.
+const METRICS_CONNECTIONS: usize = 256;
+/// Open files that are left for all else: the other listener, Kubernetes, Proxmox, the certificate.
+const OTHER_FILES: u64 = 1024;
+
+/// How many files this process may have open; none: as many as it likes.
+fn open_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// How many connections that leaves room for. A connection that cannot be accepted for want of a file counts as a report that was shed, and the call to
+/// Kubernetes or Proxmox that finds none fails: both would be in the hands of whoever opens connections.
+fn connections(open_files: Option<u64>) -> usize {
+    let Some(files) = open_files else { return WANTED_CONNECTIONS };
+    let left = files.saturating_sub(OTHER_FILES).max(files / 2);
+    usize::try_from(left).unwrap_or(usize::MAX).min(WANTED_CONNECTIONS)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    server::listen(address).map_err(|source| RunError::Listen {
         address: address.to_string(),
         source,
     })
@@ -214,5 +240,24 @@ async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
     } else {
         let why = trouble.map_or("the ManagedVMs are not listed yet", Trouble::message);
         (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections;
+
+    #[test]
+    fn connections_leave_files_for_kubernetes_and_proxmox() {
+        for (files, expected) in [
+            (None, 20_000),
+            (Some(1 << 20), 20_000),
+            (Some(20_000), 18_976),
+            (Some(4_096), 3_072),
+            (Some(1_024), 512),
+            (Some(0), 0),
+        ] {
+            assert_eq!(connections(files), expected, "{files:?}");
+        }
     }
 }

@@ -321,8 +321,27 @@ async fn a_vm_over_its_rate_is_told_to_wait_and_others_are_not() {
     let answer = w.report("db", &good(99.0)).await;
     assert_eq!(answer.problem(), (429, "too-often", None));
     assert_eq!(answer.headers[header::RETRY_AFTER], "1");
-    assert_eq!(w.shed.take().len(), 6, "the observer must learn of each");
+    assert_eq!(w.rejections("too-often"), 6.0);
+    assert!(w.seen("db").rejected.is_some(), "it is said of the VM");
+    assert!(w.shed.take().is_empty(), "it was heard, so all others are as silent as before");
     assert_eq!(w.report("web", &good(1.0)).await.status.as_u16(), 200);
+}
+
+/// Whoever holds one key can make one VM look alive, as any report does. What is said of all others must not depend on him.
+#[tokio::test]
+async fn the_holder_of_one_key_cannot_touch_the_silence_of_others() {
+    let w = World::new();
+    let key = json!(w.key("db"));
+    let array = vec![with(good(1.0), "key", key); 1_000];
+    for bearer in [None, Some(w.key("db"))] {
+        let answer = w.post(bearer.as_deref(), json!(array).to_string()).await;
+        let status = answer.status.as_u16();
+        assert!(status == 200 || status == 429, "{answer:?}");
+    }
+    assert!(w.rejections("too-often") > 900.0);
+    assert!(w.seen("db").last_life.is_some());
+    assert!(w.shed.take().is_empty());
+    assert_eq!(w.seen("web"), Default::default());
 }
 
 #[tokio::test]

@@ -10,5 +10,8 @@
 mod answers;
 mod fuzz;
 mod keys;
+mod odd;
+mod siege;
 mod slow;
 mod support;
+mod wire;

@@ -1,121 +1,15 @@
 //! Clients over real sockets that are slow, endless, many, or gone.
 
-use crate::support::{MACHINE, Shed, World, good};
+use crate::support::{MACHINE, World};
+use crate::wire::{PATIENCE, Server, Tls, answer, drip, head, options, quick_bodies, rest, whole};
 use axum::Router;
 use axum::routing::get;
-use defib::heartbeat::receiver::{Limits, MAX_BODY, PATH};
-use defib::heartbeat::server::{CertificateFiles, ServeOptions, serve};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use std::net::SocketAddr;
+use defib::heartbeat::receiver::MAX_BODY;
+use defib::heartbeat::server::ServeOptions;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-
-/// No wait of these tests may take longer than this.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-struct Server {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Server {
-    async fn start(router: Router, options: ServeOptions) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router, options, stop.clone()));
-        Self { address, stop, task }
-    }
-
-    async fn connect(&self) -> TcpStream {
-        timeout(PATIENCE, TcpStream::connect(self.address)).await.unwrap().unwrap()
-    }
-
-    /// A client that cannot leave much to its kernel: it notices when nobody reads.
-    async fn connect_with_small_buffer(&self) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_send_buffer_size(16 * 1024).unwrap();
-        timeout(PATIENCE, socket.connect(self.address)).await.unwrap().unwrap()
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        timeout(PATIENCE, self.task).await.expect("the server did not stop").unwrap();
-    }
-}
-
-fn options() -> ServeOptions {
-    ServeOptions {
-        head_deadline: Duration::from_millis(200),
-        idle_deadline: Duration::from_millis(600),
-        drain_deadline: Duration::from_millis(300),
-        ..ServeOptions::new(Arc::new(Shed::default()))
-    }
-}
-
-fn quick_bodies() -> Limits {
-    Limits {
-        body_deadline: Duration::from_millis(200),
-        ..Limits::default()
-    }
-}
-
-fn head(key: &str, more: &str) -> String {
-    format!("POST {PATH} HTTP/1.1\r\nHost: defib\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n{more}\r\n")
-}
-
-fn whole(key: &str, uptime: f64) -> String {
-    let body = good(uptime).to_string();
-    format!("{}{body}", head(key, &format!("Content-Length: {}\r\n", body.len())))
-}
-
-/// What comes until the other side closes.
-async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
-    let mut bytes = Vec::new();
-    // A reset after the answer is as good as an end.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes))
-        .await
-        .expect("the connection stayed open");
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// One answer with a body of known length, from a connection that stays open.
-async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
-    let read = async {
-        let mut text = String::new();
-        loop {
-            let mut buffer = [0; 4096];
-            let n = stream.read(&mut buffer).await.unwrap();
-            assert!(n > 0, "closed after {text:?}");
-            text += &String::from_utf8_lossy(&buffer[..n]);
-            if let Some((head, body)) = text.split_once("\r\n\r\n")
-                && let Some((_, rest)) = head.split_once("content-length: ")
-                && let Ok(length) = rest.lines().next().unwrap().parse::<usize>()
-                && body.len() >= length
-            {
-                return text;
-            }
-        }
-    };
-    timeout(PATIENCE, read).await.expect("no answer")
-}
-
-/// Writes a byte at a time until the other side has had enough.
-async fn drip(mut stream: impl AsyncWrite + Unpin, text: String) {
-    for byte in text.bytes().chain(std::iter::repeat(b'x')) {
-        if stream.write_all(&[byte]).await.is_err() || stream.flush().await.is_err() {
-            return;
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_first_head_that_never_ends_costs_a_connection_for_its_deadline_only() {
@@ -349,29 +243,10 @@ async fn the_shutdown_answers_what_is_under_way_and_cuts_off_the_rest() {
 
 #[tokio::test]
 async fn reports_come_over_tls_too_and_a_client_that_never_shakes_hands_is_dropped() {
-    let dir = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["defib.test".to_owned()]).unwrap();
-    let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let files = CertificateFiles::load(&cert, &key).await.unwrap();
-
+    let tls = Tls::new().await;
     let w = World::new();
-    let tls = ServeOptions {
-        tls: Some(files.acceptor().unwrap()),
-        ..options()
-    };
-    let server = Server::start(w.router.clone(), tls).await;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&cert).unwrap()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("defib.test").unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, server.connect().await).await.unwrap();
+    let server = Server::start(w.router.clone(), tls.options(options())).await;
+    let mut stream = tls.shake_hands(server.connect().await).await.unwrap();
     stream.write_all(whole(&w.key("db"), 1.0).as_bytes()).await.unwrap();
     assert!(answer(&mut stream).await.contains("\"accepted\":1"));
     assert_eq!(w.seen("db").report.unwrap().1.machine_uuid, Some(MACHINE.parse().unwrap()));

@@ -105,6 +105,29 @@ fn a_refused_body_is_life_and_a_wrong_key_is_not() {
 }
 
 #[test]
+fn a_report_too_many_is_life_and_is_said_for_a_period() {
+    let mut h = Heartbeat::default();
+    let e = Expectation {
+        report_seconds: 30,
+        awaited: true,
+        ..expecting(7)
+    };
+    h.contact(Mono(500));
+    assert!(h.limit(&e, Mono(1_000)));
+    assert!(!h.limit(&e, Mono(1_001)), "a flood is one piece of news, also while one is awaited");
+    assert_eq!((h.last_life, h.wrong_key), (Some(Mono(1_001)), None));
+    assert!(h.report.is_none(), "it was not read, so it arms nobody");
+    // Of a flood some are accepted: each of them would otherwise change what is said of the VM.
+    h.take(report("a", 1.0), &e, Mono(2_000));
+    assert!(h.rejected.is_some());
+    assert!(!h.limit(&e, Mono(3_000)));
+    h.take(report("a", 30.0), &e, Mono(32_999));
+    assert!(h.rejected.is_some());
+    h.take(report("a", 31.0), &e, Mono(33_000));
+    assert_eq!(h.rejected, None);
+}
+
+#[test]
 fn thresholds_count_from_the_first_excess_without_a_break() {
     let cpu = Threshold {
         metric: Metric::CPU,

@@ -294,7 +294,8 @@ fn deviation() -> BoxedStrategy<Deviation> {
         change((moment(), moment()), |s, v| s.heartbeat.wrong_key = Some(v)),
         change((moment(), machine()), |s, (at, m)| s.heartbeat.wrong_machine = m.map(|m| (at, m))),
         change((moment(), "\\PC{0,600}"), |s, (at, detail)| {
-            s.heartbeat.rejected = Some(defib_core::heartbeat::Refusal { at, detail: detail.into() });
+            let detail = detail.into();
+            s.heartbeat.rejected = Some(defib_core::heartbeat::Refusal { at, detail, until: at });
         }),
         change(thresholds(), |s, v| {
             s.vm.spec.thresholds = v.iter().map(|(t, _)| t.clone()).collect();

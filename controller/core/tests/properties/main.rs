@@ -14,3 +14,4 @@ mod decision;
 mod generate;
 mod heartbeat;
 mod oracle;
+mod stored;

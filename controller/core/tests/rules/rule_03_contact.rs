@@ -71,6 +71,19 @@ fn a_refused_body_with_the_right_key_is_life() {
     );
 }
 
+/// The VM was heard, if more often than it may: that is contact of this VM, and no doubt about any other.
+#[test]
+fn a_vm_that_reports_too_often_is_alive_and_shown_so() {
+    let mut scene = silent();
+    scene.heartbeat.limit(&Expectation::default(), mono(NOW - 1));
+    let decision = scene.decide();
+    let fresh = condition(&decision, kind::HEARTBEAT_FRESH);
+    assert_eq!((scene.verdict().as_str(), fresh.is, fresh.reason), ("Armed", Is::True, "Rejected"));
+    assert!(fresh.message.contains("too often"), "{}", fresh.message);
+    let quiet = scene.now(NOW - 1 + TIMEOUT);
+    assert_eq!(quiet.verdict(), "Look", "and silent when that ends");
+}
+
 #[test]
 fn an_older_report_of_the_boot_moves_nothing() {
     let mut h = Heartbeat::default();

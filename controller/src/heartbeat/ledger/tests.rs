@@ -106,6 +106,34 @@ fn a_vm_may_send_a_burst_and_then_its_rate() {
 }
 
 #[test]
+fn a_report_over_the_rate_is_life_and_a_flood_wakes_the_decider_once() {
+    let ledger = Ledger::default();
+    let db = vm("db");
+    ledger.known(&db, facts("u", 1));
+    ledger.expect(
+        &db,
+        Expectation {
+            awaited: true,
+            ..expecting(7)
+        },
+    );
+    let limited = |at| matches!(ledger.admit(&db, 1, Mono(at)), Admission::Limited(_));
+    assert!((0..20).all(|at| !limited(at)));
+    assert_eq!(
+        ledger.view(&db).last_life,
+        None,
+        "to be admitted is not yet life: the body tells whose"
+    );
+    assert_eq!(ledger.pop_wake(), None);
+    assert!(limited(20));
+    assert_eq!(ledger.view(&db).last_life, Some(Mono(20)));
+    assert_eq!(ledger.pop_wake(), Some(db.clone()));
+    assert!((21..100).all(limited));
+    assert_eq!(ledger.pop_wake(), None);
+    assert_eq!(ledger.view(&db).last_life, Some(Mono(99)));
+}
+
+#[test]
 fn a_vm_that_is_created_anew_starts_anew_and_an_edit_forgets_nothing() {
     let ledger = Ledger::default();
     let db = vm("db");

@@ -100,9 +100,9 @@ impl Rejection {
         }
     }
 
-    /// Whether a report was turned away that might have been a good one (rule 1).
+    /// Whether a report was turned away that might have been a good one, of a VM that was not heard for it (rule 1). A VM that is over its own rate was heard.
     pub fn is_shed(self) -> bool {
-        matches!(self, Self::TooOften | Self::NotServing | Self::Overloaded)
+        matches!(self, Self::NotServing | Self::Overloaded)
     }
 }
 
