@@ -148,5 +148,10 @@ fn with_role(mut vm: FleetVm, role: Role, policy: &'static str) -> Vm {
     Vm { lab: vm, role, policy }
 }
 
+/// Most VMs that are down at the same time by hangs and crashes: a fifth of those with the fast policy, of which half may be unhealthy.
+pub fn most_down(vms: usize) -> usize {
+    vms / 25
+}
+
 /// How long a VM of the fast policy takes from its hang to being healthy again, at best: time-out, reset, boot, stabilization and a report after it.
 pub const FAST_RECOVERY: Duration = Duration::from_secs(18);

@@ -6,7 +6,7 @@ use crate::plan::{At, Guest, Proxmox};
 use crate::sample::sample;
 use anyhow::Result;
 use control_plane::ControlPlane;
-use pve_sim::{Control, FaultControl, Lock, Unresponsive};
+use pve_sim::{Control, FaultControl, GuestState, Lock, Reply, Unresponsive};
 use std::process::{Command, Stdio};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -188,7 +188,9 @@ fn guests(stage: &Stage, runtime: &Runtime, mut kubectl: Command) -> Result<()> 
             unlocked(stage, vmid, &what);
             control(stage, runtime, &what)?;
         }
-        if let Some(At { at, what: (vmid, what) }) = plan.next_if(|event| event.at <= due) {
+        if let Some(At { at, what: (vmid, what) }) = plan.next_if(|event| event.at <= due)
+            && down(stage, runtime)? < stage.most_down
+        {
             undo.extend(guest(stage, runtime, &mut kubectl, *at, *vmid, *what)?);
         }
     }
@@ -197,6 +199,17 @@ fn guests(stage: &Stage, runtime: &Runtime, mut kubectl: Command) -> Result<()> 
         control(stage, runtime, &what)?;
     }
     Ok(())
+}
+
+/// How many guests are down that a reset may heal.
+fn down(stage: &Stage, runtime: &Runtime) -> Result<usize> {
+    match runtime.block_on(pve_sim::send(&stage.simulator, &Control::List))? {
+        Reply::Vms(vms) => Ok(vms
+            .iter()
+            .filter(|vm| stage.healable.contains(&vm.vmid) && vm.guest != GuestState::Running)
+            .count()),
+        other => anyhow::bail!("the simulator answered {other:?}"),
+    }
 }
 
 /// The lock counts as gone from before it is removed.

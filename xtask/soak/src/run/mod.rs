@@ -9,7 +9,7 @@ use crate::plan::{Plan, plan};
 use crate::sample::Sample;
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +57,10 @@ struct Stage {
     /// The actors end what they are at, and come to an end.
     over: AtomicBool,
     names: BTreeMap<u32, String>,
+    /// VMs that a reset heals.
+    healable: BTreeSet<u32>,
+    /// With so many of them down nothing more is broken: beyond maxUnhealthy nothing is reset any more, and the rest of the run would show nothing.
+    most_down: usize,
     simulator: PathBuf,
 }
 
@@ -110,6 +114,8 @@ pub fn run(soak: &Soak, say: &dyn Fn(&str)) -> Result<Outcome> {
         pid: AtomicU32::new(0),
         over: AtomicBool::new(false),
         names: vms.iter().map(|vm| (vm.lab.vmid, vm.lab.name.clone())).collect(),
+        healable: vms.iter().filter(|vm| vm.role == Role::Ordinary).map(|vm| vm.lab.vmid).collect(),
+        most_down: fleet::most_down(vms.len()),
         simulator: lab.simulator_state(),
     };
     stage.did(Did::Started);
