@@ -339,9 +339,9 @@ fn verdict(answer: &Answer, is_complete: bool, asked: Asked<'_>) -> Result<Upid,
             }),
         status => {
             let error = answer.to_error(asked);
-            let from_proxmox = matches!(status.as_u16(), 300..=501 | 506 | 595);
-            // 596 to 599 come from the proxy between nodes after it connected. Other successes, and
-            // 502 to 504, are not Proxmox's at all: something else stands in between, and may have
+            let from_proxmox = matches!(status.as_u16(), 301 | 308 | 400 | 401 | 403 | 500 | 501 | 506 | 595);
+            // 596 to 599 come from the proxy between nodes after it connected. All others (a 404, 409 or
+            // 429 among them) are not Proxmox's at all: something else stands in between, and may have
             // passed the request on.
             let certain = from_proxmox && error.delivery() != Delivery::Ambiguous;
             Err(if certain {

@@ -136,6 +136,9 @@ async fn answers_that_are_none_are_ambiguous() {
         b"\x00\x01\x02 garbage \xff\r\n\r\n".to_vec(),
         b"HTTP/1.1 700000 Nonsense\r\n\r\n".to_vec(),
         // Not Proxmox's: a gateway that may have passed the request on.
+        response("404 Not Found", ""),
+        response("409 Conflict", ""),
+        response("429 Too Many Requests", ""),
         response("502 Bad Gateway", ""),
         response("504 Gateway Time-out", ""),
     ] {

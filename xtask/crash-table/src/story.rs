@@ -146,9 +146,10 @@ pub struct Write {
 }
 
 impl Write {
-    /// Conditions and events may be fewer in one story than in another, by what a reconcile sees at once. All else is in each.
+    /// Conditions, events and counts may be fewer in one story than in another, by what a reconcile sees at once, and so may be what is written twice. All
+    /// else is in each.
     pub fn is_in_each(&self) -> bool {
-        !self.label.contains("conditions") && !self.label.contains("Event")
+        self.occurrence == 1 && !["conditions", "Event", "HealthPolicy"].iter().any(|word| self.label.contains(word))
     }
 }
 
