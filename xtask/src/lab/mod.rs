@@ -176,12 +176,10 @@ impl Lab {
                 "defib-0",
                 "--namespace",
                 SYSTEM,
-                "--poll-seconds",
-                "2",
             ])
             .arg(format!("--listen=127.0.0.1:{}", self.port))
             .arg(format!("--metrics-listen=127.0.0.1:{}", self.metrics_port))
-            .args(&self.options.controller_args)
+            .args(controller_args(&self.options.controller_args))
             .env("KUBECONFIG", &self.kubeconfig)
             .env("RUST_BACKTRACE", "1");
         let log = self.folder.path().join("defib.log");
@@ -194,6 +192,11 @@ impl Lab {
         })?;
         self.controller = Some(controller);
         Ok(())
+    }
+
+    /// What the next start of the controller is given, beside what every lab needs.
+    pub fn set_controller_args(&mut self, args: Vec<String>) {
+        self.options.controller_args = args;
     }
 
     /// The controller's process.
@@ -364,6 +367,12 @@ impl Folder {
             Self::Temporary(folder) => folder.path(),
         }
     }
+}
+
+/// The arguments, with the period of the readings of Proxmox that suits a story, where they name no other.
+fn controller_args(more: &[String]) -> Vec<String> {
+    let story = (!more.iter().any(|arg| arg.starts_with("--poll-seconds"))).then(|| "--poll-seconds=2".to_owned());
+    story.into_iter().chain(more.iter().cloned()).collect()
 }
 
 fn rows(lines: &str) -> Result<Vec<Value>> {
