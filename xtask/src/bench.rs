@@ -26,7 +26,10 @@ pub fn run(bench: &Bench) -> Result<()> {
     if !built.success() {
         bail!("the programs do not build");
     }
-    let status = Command::new(program()?).args(&bench.arguments).status().context("cannot run the bench")?;
+    let status = Command::new(program()?)
+        .args(&bench.arguments)
+        .status()
+        .context("cannot run the bench")?;
     if !status.success() {
         bail!("not everything was measured");
     }

@@ -242,9 +242,12 @@ fn ask(address: SocketAddr, request: &[u8]) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// An address that was free a moment ago.
+/// An address that was free a moment ago. Zabbix takes no port above 32,767.
 fn free_address() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    (20_000..32_767)
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .context("no port is free")
 }
 
 #[cfg(test)]

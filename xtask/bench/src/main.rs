@@ -68,11 +68,11 @@ impl Name {
 
     fn run(self, vms: u32) -> Result<Vec<Figure>> {
         match self {
-            Self::Receiver => within(World::start(vms, BUILT_IN, &[])?, receiver::run),
+            Self::Receiver => within(World::start(vms, receiver::POLICY, &[])?, receiver::run),
             Self::Publisher => within(World::start(vms, BUILT_IN, &[])?, publisher::run),
             Self::Detection => {
                 let mut figures = Vec::new();
-                for fleet in [vms / 10, vms] {
+                for fleet in [vms, vms / 10] {
                     let world = World::start(fleet, detection::POLICY, &detection::ARGUMENTS)?;
                     figures.extend(within(world, |world| detection::run(world))?);
                 }

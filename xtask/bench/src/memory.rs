@@ -35,12 +35,10 @@ fn with_fleet(vms: u32, whole: bool) -> Result<Vec<Figure>> {
         .block_on(swarm::lab::agents(&world.lab, &world.fleet, Connections::New))?;
     let swarm = world.swarm(agents);
     swarm.boot_all();
-    let warm = Duration::from_secs(45 + u64::from(vms) / 90);
-    say(&format!(
-        "{vms} agents report every 30 s; {} s until all are published, and {WATCHED:?}",
-        warm.as_secs()
-    ));
-    sleep(warm);
+    say(&format!("{vms} agents report every 30 s; watched for {WATCHED:?}"));
+    world.all_healthy()?;
+    // The new boots of all agents are urgent news, a hundred a second.
+    sleep(Duration::from_secs(30 + u64::from(vms) / 100));
     let used = world.used()?;
     let began = Instant::now();
     let mut most: f64 = 0.0;

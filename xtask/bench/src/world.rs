@@ -5,6 +5,9 @@ use crate::load::{self, Machine, Request};
 use crate::procfs;
 use anyhow::{Context, Result, bail};
 use defib::heartbeat::keys;
+use defib_api::ManagedVM;
+use kube::Api;
+use kube::api::ListParams;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -155,6 +158,33 @@ impl World {
         self.rest(began)?;
         say(&format!("at rest after {} s", began.elapsed().as_secs()));
         Ok(())
+    }
+
+    /// Waits until every VM is healthy and published as that. How long that takes depends on how busy the machine is, so it is looked at and not guessed.
+    ///
+    /// # Errors
+    /// When it does not become so.
+    pub fn all_healthy(&self) -> Result<()> {
+        let api: Api<ManagedVM> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let began = Instant::now();
+        loop {
+            // From the API server's cache, in one piece: the cheapest list there is.
+            let all = self.runtime.block_on(api.list(&ListParams::default().match_any()))?;
+            let healthy = |vm: &&ManagedVM| {
+                let status = vm.status.as_ref();
+                let ready = status.and_then(|s| s.conditions.iter().find(|c| c.type_ == "Ready"));
+                ready.is_some_and(|c| c.reason == "Healthy") && status.is_some_and(|s| s.heartbeat.is_some())
+            };
+            let count = all.items.iter().filter(healthy).count();
+            if count == self.machines.len() {
+                say(&format!("all are healthy after {} s", began.elapsed().as_secs()));
+                return Ok(());
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("{count} of {} VMs are healthy after {} s", self.machines.len(), PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_secs(5));
+        }
     }
 
     /// Waits until nothing is left to publish and the decider rests.

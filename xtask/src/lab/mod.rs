@@ -169,14 +169,7 @@ impl Lab {
     pub fn start_controller(&mut self) -> Result<()> {
         let mut command = leashed(&program("defib")?);
         command
-            .args([
-                "run",
-                "--plain-http",
-                "--identity",
-                "defib-0",
-                "--namespace",
-                SYSTEM,
-            ])
+            .args(["run", "--plain-http", "--identity", "defib-0", "--namespace", SYSTEM])
             .arg(format!("--listen=127.0.0.1:{}", self.port))
             .arg(format!("--metrics-listen=127.0.0.1:{}", self.metrics_port))
             .args(controller_args(&self.options.controller_args))
