@@ -45,6 +45,10 @@ pub struct RunOptions {
     /// Namespaces in which the HealthPolicy named `default` (mode Enforce) is created where it is absent.
     #[arg(long, env = "DEFIB_DEFAULT_POLICY_NAMESPACES", value_delimiter = ',')]
     pub default_policy_namespaces: Vec<String>,
+    /// Publishes heartbeats as fast as the API server takes them. It exists to measure the publisher (`cargo xtask bench publisher`) and for nothing else:
+    /// without the budget of rule 9 heartbeats crowd out the journal, in the API server that all share.
+    #[arg(long, hide = true)]
+    pub lift_publisher_budget: bool,
     /// Log lines as JSON.
     #[arg(long, env = "DEFIB_LOG_JSON")]
     pub log_json: bool,

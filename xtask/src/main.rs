@@ -1,5 +1,6 @@
 //! Development commands of Defib: cargo xtask --help.
 
+mod bench;
 mod control_plane;
 mod demo;
 mod test;
@@ -31,6 +32,9 @@ enum Command {
     Soak(Arguments),
     /// Everything that must hold: lints, unit and property tests, kinds and chart on a real API server, the agent, outages, the demo's story.
     Test,
+    /// Measure Defib in a release build, print a table, and write target/bench/NAME.json.
+    #[command(disable_help_flag = true)]
+    Bench(bench::Bench),
     /// Write crds/*.yaml and the chart's copy of them anew from the types.
     Crds,
 }
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Command::CrashTable(Arguments { arguments }) => xtask::paths::run("crash-table", &arguments),
         Command::Soak(Arguments { arguments }) => xtask::paths::run("soak", &arguments),
         Command::Test => test::run(),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Crds => crds(),
     };
     match result {

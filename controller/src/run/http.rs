@@ -97,6 +97,12 @@ pub async fn start(
         ctx.clock,
         ctx.metrics.publisher.clone(),
     );
+    let publisher = if options.lift_publisher_budget {
+        tracing::warn!("heartbeats are published without a budget: only for measurements");
+        publisher.without_budget()
+    } else {
+        publisher
+    };
     servers.spawn(publisher.run(stop.clone()));
 
     let url = format!("{}://{}{PATH}", if tls.is_some() { "https" } else { "http" }, reachable(address));

@@ -45,11 +45,11 @@ impl Controller {
     pub fn spawn(&mut self) -> Result<()> {
         let mut command = leashed(&program("defib")?);
         command
-            .args(["run", "--plain-http", "--namespace", SYSTEM, "--poll-seconds", "2"])
+            .args(["run", "--plain-http", "--namespace", SYSTEM])
             .arg(format!("--identity={}", self.identity))
             .arg(format!("--listen=127.0.0.1:{}", self.ports.listen))
             .arg(format!("--metrics-listen=127.0.0.1:{}", self.ports.metrics))
-            .args(&self.args)
+            .args(arguments(&self.args))
             .env("KUBECONFIG", &self.kubeconfig)
             .env("RUST_BACKTRACE", "1");
         self.running = Some(Process::start("defib", command, &self.log)?);
@@ -85,4 +85,10 @@ impl Controller {
         }
         Ok(())
     }
+}
+
+/// The arguments, with the period of the readings of Proxmox that suits a story, where they name no other.
+fn arguments(more: &[String]) -> Vec<String> {
+    let story = (!more.iter().any(|arg| arg.starts_with("--poll-seconds"))).then(|| "--poll-seconds=2".to_owned());
+    story.into_iter().chain(more.iter().cloned()).collect()
 }

@@ -206,6 +206,11 @@ impl Lab {
         self.controller.start()
     }
 
+    /// What the next start of the controller is given, beside what every lab needs.
+    pub fn set_controller_args(&mut self, args: Vec<String>) {
+        self.controller.args = args;
+    }
+
     /// The controller's process.
     ///
     /// # Errors
