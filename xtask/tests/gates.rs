@@ -33,13 +33,21 @@ spec:
 ";
 
 fn lab(fleet: Vec<FleetVm>, more: &str) -> Result<Lab> {
+    lab_with(fleet, more, &[])
+}
+
+fn lab_with(fleet: Vec<FleetVm>, more: &str, arguments: &[&str]) -> Result<Lab> {
     let mut manifest = tempfile::Builder::new().suffix(".yaml").tempfile()?;
     write!(manifest, "{POLICY}---\n{more}\n")?;
     Lab::start(
         Options {
             fleet,
             manifests: vec![manifest.path().to_path_buf()],
-            controller_args: vec!["--max-unhealthy=100%".into(), "--max-in-flight=10".into()],
+            controller_args: ["--max-unhealthy=100%", "--max-in-flight=10"]
+                .iter()
+                .chain(arguments)
+                .map(|argument| (*argument).to_owned())
+                .collect(),
             ..Options::default()
         },
         &|_| {},
@@ -483,5 +491,23 @@ fn caps_and_requests() -> Result<()> {
 
     patch(&lab, "capped", &json!({ "resetPolicy": { "forgiveBefore": moment(0)? } }))?;
     wait_recovered(&lab, "capped", CAPPED, 2)?;
+    lab.stop()
+}
+
+#[test]
+fn a_vm_that_moved_since_proxmox_was_read_is_reset_where_it_is() -> Result<()> {
+    // Proxmox is read once, at the start: the controller does not learn of the move before the reset is due.
+    let lab = lab_with(vec![FleetVm::new(101, "web-1", "pve1")], "", &["--poll-seconds=300"])?;
+    lab.wait_state("web-1", &["Healthy"], PATIENCE)?;
+    lab.pve(&["migrate", "101", "pve2"])?;
+    lab.pve(&["hang", "101"])?;
+    wait_recovered(&lab, "web-1", 101, 1)?;
+    let requests = lab.requests()?;
+    let reset = requests.iter().find(|row| row["action"] == "reset").context("no reset")?;
+    ensure!(reset["node"] == "pve2", "the reset went to {}", reset["node"]);
+    ensure!(
+        lab.get(VMS, "web-1")?["status"]["node"] == "pve1",
+        "Proxmox was read again, so this proves nothing"
+    );
     lab.stop()
 }

@@ -44,10 +44,7 @@ where
     let api: Api<Guarded<K>> = Api::all(client.clone());
     watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
         .default_backoff()
-        .modify(|object| {
-            object.meta_mut().managed_fields = None;
-            object.annotations_mut().remove(LAST_APPLIED);
-        })
+        .modify(strip)
         .reflect(writer)
         .inspect_ok(move |event| each(event))
         .inspect(|result| {
@@ -56,6 +53,15 @@ where
             }
         })
         .applied_objects()
+}
+
+/// Takes out of an object what nobody here reads.
+pub fn strip<K: Resource>(object: &mut K) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
 }
 
 /// A well-formed object of a store.

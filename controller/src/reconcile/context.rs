@@ -129,6 +129,16 @@ impl Context {
         change(memory.entry(vm.clone()).or_default())
     }
 
+    /// The watch has brought this version of a ManagedVM. What our own last write left is not kept beside it any longer: each VM would stand in memory twice.
+    pub fn caught_up(&self, watched: &ManagedVM) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = memory.get_mut(&vm_key(watched))
+            && known.latest.as_ref().is_some_and(|ours| !is_newer(ours, watched))
+        {
+            known.latest = None;
+        }
+    }
+
     /// What was last read of a ProxmoxCluster.
     pub fn cluster_view(&self, key: &Key) -> Option<Arc<ClusterView>> {
         self.proxmox.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
@@ -167,6 +177,12 @@ impl Context {
             }
         }
     }
+}
+
+/// Whether what our own write left is newer than what the watch has of the same object.
+pub fn is_newer(ours: &ManagedVM, watched: &ManagedVM) -> bool {
+    let version = |vm: &ManagedVM| vm.resource_version().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+    ours.metadata.uid == watched.metadata.uid && version(ours) > version(watched)
 }
 
 /// The ledger's key of a ManagedVM.

@@ -129,6 +129,7 @@ fn enter(ctx: &Context, object: &Guarded<ManagedVM>) {
                 published: vm.status.as_ref().and_then(|s| s.heartbeat.clone()),
             };
             ctx.ledger.known(&vm_key(vm), facts);
+            ctx.caught_up(vm);
         }
         Err(invalid) => tracing::warn!(
             vm = object.name_any(),

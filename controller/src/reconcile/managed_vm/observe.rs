@@ -1,7 +1,7 @@
 //! Observe: gathers what a decision rests on, from the caches, or live when a reset is due.
 
 use super::super::cache::{Key, get};
-use super::super::context::{ClusterView, Context, vm_key};
+use super::super::context::{ClusterView, Context, is_newer, vm_key};
 use super::super::kube_api::call;
 use super::super::{Error, vm_reset};
 use super::fleet;
@@ -12,7 +12,7 @@ use defib_core::gate::{Closer, Look, LookFailed, configuration};
 use defib_core::heartbeat::Heartbeat;
 use defib_core::policy::{Effective, Found, effective};
 use defib_core::time::{Mono, Now};
-use defib_proxmox::Client;
+use defib_proxmox::{Client, Node, VmConfig, VmStatus};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use std::sync::Arc;
@@ -197,7 +197,8 @@ impl Facts {
         ctx.remember(&self.key, |m| m.uuid = Some(uuid));
     }
 
-    /// Looks at the VM in Proxmox now. Its node is looked up anew: VMs migrate.
+    /// Looks at the VM in Proxmox now, on the node where it was seen last. Only where it is not there any more - VMs migrate - is it searched in the list of all
+    /// VMs: Proxmox takes long to write that of thousands, and many VMs are looked at together.
     async fn look(&self) -> Result<Look, LookFailed> {
         let vmid = self.vm.spec.proxmox.vmid;
         let failed = |reason, message: String| LookFailed { reason, message };
@@ -217,21 +218,35 @@ impl Facts {
                 ),
             });
         };
-        let resources = client.resources().await.map_err(unreachable)?;
-        let Some(row) = resources.into_iter().find(|r| r.vmid == vmid) else {
-            return Err(failed(
-                "VMNotFound",
-                format!("Proxmox shows no VM {vmid}: it does not exist, or the token lacks VM.Audit on /vms/{vmid}"),
-            ));
+        let seen = match self.row() {
+            Some((node, _)) => on_node(client, node, vmid).await,
+            None => Ok(None),
         };
-        let (status, config, nodes) =
-            tokio::try_join!(client.vm_status(&row.node, vmid), client.vm_config(&row.node, vmid), client.nodes()).map_err(unreachable)?;
+        let found = match seen.map_err(unreachable)? {
+            Some(found) => found,
+            None => {
+                let resources = client.resources().await.map_err(unreachable)?;
+                let Some(row) = resources.into_iter().find(|r| r.vmid == vmid) else {
+                    return Err(failed(
+                        "VMNotFound",
+                        format!("Proxmox shows no VM {vmid}: it does not exist, or the token lacks VM.Audit on /vms/{vmid}"),
+                    ));
+                };
+                read_vm(client, &row.node, vmid).await.map_err(unreachable)?
+            }
+        };
+        let Seen {
+            node,
+            status,
+            config,
+            nodes,
+        } = found;
         let node_status = nodes
             .iter()
-            .find(|n| n.node == row.node)
+            .find(|n| n.node == node)
             .map_or_else(|| "unknown".into(), |n| n.status.to_string());
         Ok(Look {
-            node: row.node,
+            node,
             node_status,
             qmp_status: status.qmp_status.to_string(),
             lock: status.lock.or(config.lock),
@@ -270,6 +285,33 @@ impl Facts {
     pub fn last_life(&self) -> Option<Mono> {
         self.heartbeat.last_life
     }
+}
+
+/// What Proxmox says of a VM.
+struct Seen {
+    node: String,
+    status: VmStatus,
+    config: VmConfig,
+    nodes: Vec<Node>,
+}
+
+/// What Proxmox says of a VM on the node where it was seen last; none when it is not there any more, or when that node does not answer: it may have been moved
+/// away from a node that failed.
+async fn on_node(client: &Client, node: &str, vmid: u32) -> Result<Option<Seen>, defib_proxmox::Error> {
+    match read_vm(client, node, vmid).await {
+        Err(defib_proxmox::Error::NotOnNode { .. } | defib_proxmox::Error::NodeUnreachable { .. }) => Ok(None),
+        done => done.map(Some),
+    }
+}
+
+async fn read_vm(client: &Client, node: &str, vmid: u32) -> Result<Seen, defib_proxmox::Error> {
+    let (status, config, nodes) = tokio::try_join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes())?;
+    Ok(Seen {
+        node: node.to_owned(),
+        status,
+        config,
+        nodes,
+    })
 }
 
 /// Another ManagedVM of the same machine that was heard of within the time-out: after a move to another name or namespace the agent may have the new key
@@ -328,9 +370,8 @@ fn inventory(vm: &ManagedVM, cluster: Option<&ProxmoxCluster>, view: Option<&Clu
 impl Context {
     /// The watched object, or what our own last write made of it where the watch has not caught up.
     fn newest(&self, key: &VmKey, watched: &ManagedVM) -> ManagedVM {
-        let version = |vm: &ManagedVM| vm.resource_version().and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
         self.remember(key, |memory| match &memory.latest {
-            Some(ours) if ours.metadata.uid == watched.metadata.uid && version(ours) > version(watched) => ours.as_ref().clone(),
+            Some(ours) if is_newer(ours, watched) => ours.as_ref().clone(),
             _ => {
                 memory.latest = None;
                 watched.clone()
