@@ -299,7 +299,7 @@ pub struct CurrentReset {
     pub sent_time: Option<Timestamp>,
     /// The task of Proxmox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 512))]
     pub upid: Option<String>,
     /// When the task was seen to have ended, or its search was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]

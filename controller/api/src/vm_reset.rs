@@ -90,7 +90,7 @@ pub struct VMResetStatus {
     pub node: Option<String>,
     /// The task of Proxmox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 512))]
     pub upid: Option<String>,
     /// When it was decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -18,6 +18,9 @@ pub const TASK_DEADLINE: Duration = Duration::from_secs(60);
 const UPTIME_SLACK: Duration = Duration::from_secs(5);
 /// `recentResets` holds this many; maxResets is at most 10.
 const RECENT: usize = 20;
+/// Characters of Proxmox's words that the schema lets the journal hold. A longer text would be refused with the whole journal, again and again: the reset would
+/// never end, and writes that keep failing hold all VMs back.
+const ANSWER: usize = 256;
 
 /// What to do next about the reset that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,7 +260,7 @@ pub fn sent(current: &CurrentReset, outcome: Sent, sent_at: Now) -> Change {
         })),
         Sent::Ambiguous { text } => Change::Write(Box::new(CurrentReset {
             sent_time,
-            answer: Some(text),
+            answer: Some(cut(&text)),
             ..current.clone()
         })),
         Sent::NotDelivered { text } => Change::Withdraw {
@@ -314,9 +317,13 @@ fn ended(current: &CurrentReset, result: TaskResult, answer: Option<String>, now
     Change::Write(Box::new(CurrentReset {
         task_result: Some(result),
         task_end_time: Some(to_millis(now.wall)),
-        answer: answer.or_else(|| current.answer.clone()),
+        answer: answer.as_deref().map(cut).or_else(|| current.answer.clone()),
         ..current.clone()
     }))
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(ANSWER).collect()
 }
 
 /// The decider's part of the status that a step of the journal changes.

@@ -176,7 +176,7 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
 
     let problem = if let Found::Missing(name) = found {
         Some(PolicyProblem::NotFound(name.to_owned()))
-    } else if timeout.value < report.value.saturating_mul(4) {
+    } else if u64::from(timeout.value) < 4 * u64::from(report.value) {
         Some(PolicyProblem::Invalid(format!(
             "timeoutSeconds {} (from {}) must be at least 4 times reportSeconds {} (from {}); change one of them",
             timeout.value, timeout.source, report.value, report.source

@@ -12,13 +12,13 @@ use crate::trust::Fingerprint;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Version {
     /// Such as `9.2.11`.
-    #[serde(default, deserialize_with = "loose::word")]
+    #[serde(default, deserialize_with = "loose::short")]
     pub version: String,
     /// Such as `9.2`.
-    #[serde(default, deserialize_with = "loose::word")]
+    #[serde(default, deserialize_with = "loose::short")]
     pub release: String,
     /// The commit it was built from.
-    #[serde(default, deserialize_with = "loose::word", rename = "repoid")]
+    #[serde(default, deserialize_with = "loose::short", rename = "repoid")]
     pub repo_id: String,
 }
 
@@ -226,5 +226,12 @@ mod tests {
         assert_eq!(nodes.len(), 2);
         assert_eq!(nodes[0].ssl_fingerprint.unwrap().to_string(), ["AB"; 32].join(":"));
         assert_eq!((nodes[1].status, nodes[1].ssl_fingerprint), (NodeState::Offline, None));
+    }
+
+    /// The status of a ProxmoxCluster holds 64 characters of it, and would be refused with more.
+    #[test]
+    fn a_version_is_cut_to_what_can_be_stored() {
+        let version: Version = serde_json::from_str(&format!(r#"{{"version":"{}","release":9.2}}"#, "9".repeat(600))).unwrap();
+        assert_eq!((version.version, version.release), ("9".repeat(64), "9.2".to_owned()));
     }
 }

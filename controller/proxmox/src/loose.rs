@@ -157,6 +157,14 @@ pub(crate) fn word<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> 
     Ok(text(d)?.unwrap_or_default())
 }
 
+/// Longest of the texts that are known to be short, in characters.
+const MAX_SHORT: usize = 64;
+
+/// Text that is known to be short, cut at 64 characters; empty when absent.
+pub(crate) fn short<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    Ok(word(d)?.chars().take(MAX_SHORT).collect())
+}
+
 /// Whether the field is there with a value, whatever that is.
 pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
     Ok(Option::<IgnoredAny>::deserialize(d)?.is_some())

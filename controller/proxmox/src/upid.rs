@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::is_node_name;
 
-/// Longest UPID taken. A node name has at most 63 characters and a user 64; the rest is short.
+/// Longest UPID taken. A node name has at most 63 characters and the id of a token 256; the rest is short. It is stored whole: the schemas of ManagedVM and
+/// VMReset hold as much.
 const MAX_LENGTH: usize = 512;
 
 /// The name of a task, `UPID:{node}:{pid}:{pstart}:{starttime}:{type}:{id}:{user}:`.

@@ -10,6 +10,8 @@ use crate::text::is_node_name;
 
 /// Most tags read of one VM.
 const MAX_TAGS: usize = 64;
+/// Longest word taken for a state, in characters: twice that of QEMU's longest, and what the status of a ManagedVM holds.
+const MAX_STATE: usize = 32;
 
 /// QEMU's run state as Proxmox passes it on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,7 +41,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// Reads Proxmox's word.
+    /// Reads Proxmox's word. What is too long to be one is [`RunState::Unknown`].
     pub fn parse(word: &str) -> Self {
         let word = crate::text::clean(word);
         match word.as_str() {
@@ -53,6 +55,7 @@ impl RunState {
             "suspended" => Self::Suspended,
             "postmigrate" => Self::Postmigrate,
             "unknown" | "" => Self::Unknown,
+            _ if word.chars().count() > MAX_STATE => Self::Unknown,
             _ => Self::Other(word),
         }
     }
@@ -354,6 +357,13 @@ mod tests {
         }
         let silent = row(r#"{"vmid":100,"type":"qemu","node":"pve1","status":"unknown"}"#).unwrap();
         assert_eq!((silent.status, silent.uptime), (RunState::Unknown, None));
+    }
+
+    /// The status of a ManagedVM holds 32 characters of it, and would be refused with more.
+    #[test]
+    fn a_word_that_is_too_long_for_a_state_is_none() {
+        assert_eq!(RunState::parse(&"s".repeat(32)), RunState::Other("s".repeat(32)));
+        assert_eq!(RunState::parse(&"s".repeat(33)), RunState::Unknown);
     }
 
     proptest! {

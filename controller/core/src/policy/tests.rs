@@ -21,6 +21,20 @@ fn nothing_declared_anywhere_means_observe() {
     assert_eq!((e.report, e.timeout), (seconds(30), seconds(300)));
 }
 
+/// No schema lets such numbers through, but an object may be older than its schema.
+#[test]
+fn a_timeout_below_four_reports_is_a_problem_for_the_largest_numbers_too() {
+    let vm = ManagedVMSpec {
+        heartbeat: Some(HeartbeatSettings {
+            report_seconds: Some(u32::MAX),
+            timeout_seconds: Some(u32::MAX),
+            startup_grace_seconds: None,
+        }),
+        ..vm()
+    };
+    assert!(matches!(effective(&vm, Found::None).problem, Some(PolicyProblem::Invalid(_))));
+}
+
 #[test]
 fn the_vm_wins_over_the_policy_field_by_field() {
     let policy = HealthPolicySpec {

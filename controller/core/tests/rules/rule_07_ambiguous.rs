@@ -3,7 +3,7 @@
 //! the state is the same and so is the answer: search the tasks; after the UPID: poll it; after the task: verify.
 
 use crate::common::*;
-use defib_api::{CurrentReset, Outcome, TaskResult};
+use defib_api::{CurrentReset, Outcome, TaskResult, Trigger};
 use defib_core::decide::Next;
 use defib_core::journal::{Books, Change, Sent, Step, TaskEnd, polled, searched, sent as after_sending};
 
@@ -142,4 +142,23 @@ fn a_task_that_failed_ends_the_attempt_in_proxmoxs_words() {
     };
     assert_eq!(ending.outcome, Outcome::Failed);
     assert!(ending.message.contains("VM 101 not running"), "{}", ending.message);
+}
+
+/// The schema bounds what the journal holds, and Proxmox writes at what length it likes: an uncut text would be refused for ever.
+#[test]
+fn words_of_proxmox_are_cut_to_what_the_journal_holds() {
+    let long = || "ä".repeat(600);
+    let manual = CurrentReset {
+        trigger: Trigger::Manual,
+        ..intent()
+    };
+    for change in [
+        after_sending(&intent(), Sent::Ambiguous { text: long() }, at(NOW)),
+        after_sending(&manual, Sent::Refused { text: long() }, at(NOW)),
+        polled(&task(), Some(TaskEnd::Failed { text: long() }), at(NOW + 1)),
+        polled(&task(), Some(TaskEnd::Unclear { text: long() }), at(NOW + 1)),
+    ] {
+        let Change::Write(journal) = change else { panic!("{change:?}") };
+        assert_eq!(journal.answer, Some("ä".repeat(256)));
+    }
 }
