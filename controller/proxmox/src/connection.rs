@@ -319,7 +319,7 @@ impl Connection {
 }
 
 /// What an answer to a power action means.
-fn verdict(answer: &Answer, is_complete: bool, asked: Asked<'_>) -> Result<Upid, Error> {
+pub(crate) fn verdict(answer: &Answer, is_complete: bool, asked: Asked<'_>) -> Result<Upid, Error> {
     #[derive(Deserialize)]
     struct Envelope {
         data: Upid,

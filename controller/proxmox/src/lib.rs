@@ -20,6 +20,8 @@ mod connection;
 mod endpoints;
 mod error;
 mod fence;
+#[doc(hidden)]
+pub mod fuzz;
 mod limits;
 mod loose;
 mod refusal;

@@ -31,7 +31,8 @@ impl Json<'_> {
             Self::Bool(b) => b.to_string(),
             Self::Unsigned(n) => n.to_string(),
             Self::Negative(n) => n.to_string(),
-            Self::Float(f) if f.abs() < 1e21 => f.to_string(),
+            // A float that is written out has up to 320 digits.
+            Self::Float(f) if *f == 0.0 || (1e-6..1e21).contains(&f.abs()) => f.to_string(),
             Self::Float(f) => format!("{f:e}"),
             Self::Text(_) => "a text".into(),
             Self::List => "a list".into(),

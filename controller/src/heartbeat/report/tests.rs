@@ -105,6 +105,10 @@ fn each_wrong_field_is_named_with_what_it_should_be() {
             "cpuPercent: must be a number from 0 to 100, not a text",
         ),
         (
+            with("memoryUsedBytes", json!(5e-324)),
+            "memoryUsedBytes: must be an integer >= 0, not 5e-324",
+        ),
+        (
             with("cpuPercent", json!(1e300)),
             "cpuPercent: must be a number from 0 to 100, not 1e300",
         ),
