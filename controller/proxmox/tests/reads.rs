@@ -145,7 +145,8 @@ async fn answers_that_cannot_be_read_are_errors() {
 async fn a_body_is_read_up_to_its_limit_only() {
     let names = |bytes: usize| format!(r#"{{"version":"{}"}}"#, "x".repeat(bytes));
     let fits = Server::always(json(&names(60_000)));
-    assert_eq!(fits.client().version().await.unwrap().version.chars().count(), 512);
+    // What was read is then cut to what can be stored of it.
+    assert_eq!(fits.client().version().await.unwrap().version.chars().count(), 64);
     let large = Server::always(json(&names(70_000)));
     let error = large.client().version().await.unwrap_err();
     assert!(
