@@ -12,10 +12,11 @@ use crate::metrics::Metrics;
 use crate::observer::Witness;
 use crate::reconcile::cache::Machines;
 use crate::reconcile::controllers::{self, Writers};
+use crate::reconcile::events::Events;
 use crate::reconcile::{Context, health_policy, kube_api};
 use defib_core::fleet::Limits;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::reflector::store;
 use kube::{Api, Client};
 use prometheus::Registry;
@@ -152,7 +153,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         witness: witness.clone(),
         ledger: ledger.clone(),
         metrics: metrics.clone(),
-        recorder: Recorder::new(
+        events: Events::new(
             client.clone(),
             Reporter {
                 controller: "defib".into(),

@@ -62,7 +62,8 @@ pub struct Ledger {
 
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<VmKey, Entry>,
+    /// Boxed: a table keeps up to half of its places free, and an entry is large.
+    entries: HashMap<VmKey, Box<Entry>>,
     wakes: VecDeque<VmKey>,
     queues: Queues,
     /// How many armed VMs have each time-out.
@@ -104,7 +105,7 @@ impl Ledger {
             woken: false,
             publication: Publication::new(facts.published),
         };
-        inner.entries.insert(vm.clone(), entry);
+        inner.entries.insert(vm.clone(), Box::new(entry));
     }
 
     /// Forgets a VM that was deleted.
@@ -251,7 +252,7 @@ impl Ledger {
 
     /// Seconds after which the VM's agent should report again. It is what was taken down with its newest report, as its silence is measured by that.
     pub fn report_seconds(&self, vm: &VmKey) -> u32 {
-        self.lock().entries.get(vm).map_or(built_in::REPORT_SECONDS, Entry::told_seconds)
+        self.lock().entries.get(vm).map_or(built_in::REPORT_SECONDS, |e| e.told_seconds())
     }
 
     /// The next VM that the decider should look at. A VM that is woken several times before it is fetched comes once; none is lost. Safe to cancel.

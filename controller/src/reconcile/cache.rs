@@ -1,6 +1,6 @@
 //! Watched objects: one watch and one store a kind, and what is derived from them as they change.
 
-use defib_api::ManagedVM;
+use defib_api::{HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
 use futures::{Stream, StreamExt, TryStreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::Writer;
@@ -8,7 +8,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
@@ -38,13 +38,25 @@ pub fn watch<K, F>(
     mut each: F,
 ) -> impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send + use<K, F>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Cached
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
     F: FnMut(&watcher::Event<Guarded<K>>) + Send + 'static,
 {
     let api: Api<Guarded<K>> = Api::all(client.clone());
     watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
         .default_backoff()
-        .modify(strip)
+        .modify(|object| {
+            strip(object);
+            if let Ok(object) = &mut object.0 {
+                object.strip_unread();
+            }
+        })
         .reflect(writer)
         .inspect_ok(move |event| each(event))
         .inspect(|result| {
@@ -55,7 +67,25 @@ where
         .applied_objects()
 }
 
-/// Takes out of an object what nobody here reads.
+/// A kind of which a copy of every object is kept.
+pub trait Cached {
+    /// Takes out of an object what nobody here reads of this kind.
+    fn strip_unread(&mut self) {}
+}
+
+impl Cached for ManagedVM {
+    /// The usage is written for people, from the ledger; in a large fleet it is a part of the memory that shows.
+    fn strip_unread(&mut self) {
+        if let Some(status) = &mut self.status {
+            status.usage = None;
+        }
+    }
+}
+impl Cached for HealthPolicy {}
+impl Cached for ProxmoxCluster {}
+impl Cached for VMReset {}
+
+/// Takes out of an object of any kind what nobody here reads.
 pub fn strip<K: Resource>(object: &mut K) {
     let meta = object.meta_mut();
     meta.managed_fields = None;
@@ -82,7 +112,8 @@ pub struct Machines {
 
 #[derive(Debug, Default)]
 struct MachinesInner {
-    by_uuid: HashMap<Uuid, BTreeSet<(i64, Key)>>,
+    /// Sorted, the oldest first. Nearly all have one ManagedVM.
+    by_uuid: HashMap<Uuid, Vec<(i64, Key)>>,
     of: HashMap<Key, (Uuid, i64)>,
 }
 
@@ -98,7 +129,10 @@ impl Machines {
         }
         inner.leave(&key);
         if let Some(uuid) = uuid {
-            inner.by_uuid.entry(uuid).or_default().insert((created, key.clone()));
+            let all = inner.by_uuid.entry(uuid).or_default();
+            all.reserve_exact(1);
+            all.push((created, key.clone()));
+            all.sort_unstable();
             inner.of.insert(key, (uuid, created));
         }
     }
@@ -135,7 +169,7 @@ impl MachinesInner {
         if let Some((uuid, created)) = self.of.remove(key)
             && let Some(all) = self.by_uuid.get_mut(&uuid)
         {
-            all.remove(&(created, key.clone()));
+            all.retain(|one| *one != (created, key.clone()));
             if all.is_empty() {
                 self.by_uuid.remove(&uuid);
             }

@@ -1,6 +1,7 @@
 //! What all reconciles share.
 
 use super::cache::{Guarded, Key, Machines};
+use super::events::Events;
 use crate::clock::Clock;
 use crate::heartbeat::VmKey;
 use crate::heartbeat::ledger::Ledger;
@@ -10,10 +11,8 @@ use crate::observer::Witness;
 use defib_api::{CurrentReset, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
 use defib_core::fleet::{Fleet, Limits};
 use defib_core::time::Mono;
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::Store;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -32,7 +31,7 @@ pub struct Context {
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Kubernetes events.
-    pub recorder: Recorder,
+    pub events: Events,
     /// Watched ManagedVMs.
     pub vms: Store<Guarded<ManagedVM>>,
     /// Watched HealthPolicies.
@@ -46,7 +45,7 @@ pub struct Context {
     /// What was last read of each ProxmoxCluster.
     pub proxmox: RwLock<HashMap<Key, Arc<ClusterView>>>,
     /// What is remembered of each VM between two reconciles.
-    pub memory: Mutex<HashMap<VmKey, VmMemory>>,
+    pub memory: Mutex<HashMap<VmKey, Box<VmMemory>>>,
     /// The fleet's counts, for a moment.
     pub fleet: Mutex<Option<(Mono, Arc<FleetCounts>)>>,
     /// Set when every ManagedVM has been listed once.
@@ -84,7 +83,7 @@ pub struct VmMemory {
     /// When the last hold ended.
     pub hold_lifted: Mono,
     /// The journal as it is watched, and since when it has not changed.
-    pub journal: Option<(CurrentReset, Mono)>,
+    pub journal: Option<(Box<CurrentReset>, Mono)>,
     /// SMBIOS UUID that Proxmox told last.
     pub uuid: Option<Uuid>,
     /// The ManagedVM as our own last write left it, until the watch has caught up.
@@ -119,9 +118,6 @@ impl FleetCounts {
     }
 }
 
-/// Most characters of an event's note; the API takes 1,024 bytes.
-const NOTE: usize = 900;
-
 impl Context {
     /// Changes what is remembered of a VM.
     pub fn remember<T>(&self, vm: &VmKey, change: impl FnOnce(&mut VmMemory) -> T) -> T {
@@ -142,29 +138,6 @@ impl Context {
     /// What was last read of a ProxmoxCluster.
     pub fn cluster_view(&self, key: &Key) -> Option<Arc<ClusterView>> {
         self.proxmox.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
-    }
-
-    /// Publishes a Kubernetes event, and logs it. A failure is logged only: an event is a courtesy, conditions and VMResets are the record.
-    pub async fn event<K: Resource<DynamicType = ()>>(&self, about: &K, kind: EventType, reason: &str, note: &str) {
-        let reference: ObjectReference = about.object_ref(&());
-        let name = format!("{}/{}", about.namespace().unwrap_or_default(), about.name_any());
-        match kind {
-            EventType::Normal => tracing::info!(object = name, reason, "{note}"),
-            EventType::Warning => tracing::warn!(object = name, reason, "{note}"),
-        }
-        let event = Event {
-            type_: kind,
-            reason: reason.into(),
-            note: Some(note.chars().take(NOTE).collect()),
-            action: reason.into(),
-            secondary: None,
-        };
-        let published = tokio::time::timeout(super::kube_api::DEADLINE, self.recorder.publish(&event, &reference)).await;
-        match published {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(object = name, reason, %error, "cannot publish the event"),
-            Err(_) => tracing::warn!(object = name, reason, "cannot publish the event: no answer"),
-        }
     }
 
     /// Wakes the reconcile of every VM for which `which` holds.

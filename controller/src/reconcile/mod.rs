@@ -4,6 +4,7 @@ pub mod cache;
 pub mod context;
 pub mod controllers;
 pub mod error;
+pub mod events;
 pub mod health_policy;
 pub mod kube_api;
 pub mod managed_vm;

@@ -330,7 +330,7 @@ async fn write_status(
         } else {
             kube::runtime::events::EventType::Normal
         };
-        ctx.event(cluster, kind, became, &message).await;
+        ctx.events.publish(cluster, kind, became, &message).await;
     }
     Ok(())
 }

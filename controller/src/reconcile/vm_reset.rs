@@ -187,7 +187,9 @@ async fn end(ctx: &Context, reset: &VMReset, outcome: Outcome, message: String, 
     )
     .await?;
     ctx.metrics.reset_finished(outcome);
-    ctx.event(reset, kube::runtime::events::EventType::Warning, reason, &message).await;
+    ctx.events
+        .publish(reset, kube::runtime::events::EventType::Warning, reason, &message)
+        .await;
     Ok(())
 }
 

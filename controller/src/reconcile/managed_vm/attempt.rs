@@ -61,7 +61,7 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
     if !matches!(outcome, Sent::NotDelivered { .. } | Sent::Refused { .. }) {
         ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
         let note = format!("VMReset {}, attempt {}: {}", current.name, current.attempt, intent.why);
-        ctx.event(&facts.vm, EventType::Warning, "ResetSent", &note).await;
+        ctx.events.publish(&facts.vm, EventType::Warning, "ResetSent", &note).await;
     }
     progress::apply(ctx, facts, current, sent(current, outcome, sent_at)).await
 }
@@ -169,6 +169,6 @@ pub async fn withdraw(ctx: &Context, facts: &Facts, current: &CurrentReset, why:
         "VMReset {} was taken back ({}): {}; it costs no attempt",
         current.name, why.reason, why.message
     );
-    ctx.event(&facts.vm, EventType::Normal, "ResetWithdrawn", &note).await;
+    ctx.events.publish(&facts.vm, EventType::Normal, "ResetWithdrawn", &note).await;
     Ok(again(wait))
 }

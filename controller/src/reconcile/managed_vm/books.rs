@@ -1,7 +1,7 @@
 //! Writes of the journal: compare-and-swap on the resourceVersion, never repeated blindly.
 
 use super::super::Error;
-use super::super::cache::strip;
+use super::super::cache::{Cached, strip};
 use super::super::context::Context;
 use super::super::kube_api::{DECIDER, call};
 use crate::heartbeat::VmKey;
@@ -32,6 +32,7 @@ pub async fn patch(ctx: &Context, step: &'static str, vm: &ManagedVM, status: se
     let mut written = written?;
     // As the watch keeps it: field managers are over half of an object, and nobody here reads them.
     strip(&mut written);
+    written.strip_unread();
     ctx.remember(&super::super::context::vm_key(vm), |m| m.latest = Some(Arc::new(written.clone())));
     Ok(written)
 }

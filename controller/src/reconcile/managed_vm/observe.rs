@@ -100,8 +100,8 @@ impl Facts {
         let journal = vm.status.as_ref().and_then(|s| s.current_reset.clone());
         let (uuid, journal_unchanged, hold_lifted) = ctx.remember(&key, |memory| {
             match (&memory.journal, journal) {
-                (Some((known, _)), Some(current)) if *known == current => {}
-                (_, Some(current)) => memory.journal = Some((current, now.mono)),
+                (Some((known, _)), Some(current)) if **known == current => {}
+                (_, Some(current)) => memory.journal = Some((Box::new(current), now.mono)),
                 (_, None) => memory.journal = None,
             }
             (

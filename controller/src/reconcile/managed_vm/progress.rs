@@ -55,7 +55,7 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
                 "VMReset {}: {} has not moved it for a minute, this process goes on with it",
                 current.name, current.holder
             );
-            ctx.event(&facts.vm, EventType::Warning, "ResetTakenOver", &note).await;
+            ctx.events.publish(&facts.vm, EventType::Warning, "ResetTakenOver", &note).await;
             Ok(Progress::Moved(at_deadline(SOON)))
         }
         Step::Search { since } => {
@@ -155,7 +155,8 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
         Outcome::Unknown => (EventType::Warning, "OutcomeUnknown"),
         Outcome::Failed | Outcome::Expired | Outcome::Superseded => (EventType::Warning, "ResetFailed"),
     };
-    ctx.event(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message))
+    ctx.events
+        .publish(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message))
         .await;
     record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
     Ok(at_deadline(SOON))

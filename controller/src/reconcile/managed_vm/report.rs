@@ -90,7 +90,7 @@ pub fn beginning(ctx: &Context, facts: &Facts, decision: &Decision, current: &Cu
 pub async fn events(ctx: &Context, facts: &Facts, conditions: &[Condition]) {
     let old = facts.vm.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
     for (type_, reason, note) in news(old, conditions) {
-        ctx.event(&facts.vm, type_, &reason, &note).await;
+        ctx.events.publish(&facts.vm, type_, &reason, &note).await;
     }
 }
 
