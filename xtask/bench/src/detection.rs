@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use swarm::{AgentSpec, Boot, Connections, Swarm};
 use xtask::lab::NAMESPACE;
 
-/// Agents report every 30 s, as by default. The time-out is the shortest that goes with that, so that the bench does not wait for five minutes each time.
-pub const POLICY: &str = "heartbeat: {reportSeconds: 30, timeoutSeconds: 120, startupGraceSeconds: 1}, \
+/// Period and time-out are the built-in ones: how much is published depends on them (rule 9), and with a shorter time-out the publisher of 10,000 VMs alone would
+/// take all of the API server on a machine with two cores.
+pub const POLICY: &str = "heartbeat: {reportSeconds: 30, timeoutSeconds: 300, startupGraceSeconds: 1}, \
      resetPolicy: {mode: Enforce, stabilizationSeconds: 5}, budget: {maxUnhealthy: 100%, maxInFlight: 100}";
 /// Budgets are lifted: they would hold back the third VM.
 pub const ARGUMENTS: [&str; 2] = ["--max-in-flight=1000", "--max-unhealthy=100%"];
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// VMs that fall silent in the same moment.
 const AT_ONCE: usize = 10;

@@ -181,7 +181,7 @@ fn economy(world: &mut World) -> Result<Vec<Figure>> {
 /// Write requests that the API server took, of whatever kind and from whomever.
 fn api_writes(world: &World) -> Result<f64> {
     let request = kube::core::Request::new("/metrics");
-    let mut request = request.get("", &kube::api::GetParams::default())?;
+    let mut request = request.list(&ListParams::default())?;
     *request.uri_mut() = "/metrics".parse()?;
     let text = world.runtime.block_on(world.client.request_text(request))?;
     let writes = ["POST", "PUT", "PATCH", "DELETE"].map(|verb| format!("verb=\"{verb}\""));
