@@ -131,7 +131,7 @@ fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Re
 /// Intents that stand in the journals now: of the same policy, the same cluster, and all.
 async fn live_intents(ctx: &Context, facts: &Facts) -> Result<[u32; 3], Error> {
     let all: Api<ManagedVM> = Api::all(ctx.client.clone());
-    // The API server has an index for this field, so that the list is short whatever the fleet's size.
+    // The API server keeps this field beside each object in its cache, so that the list is cheap and short whatever the size of the fleet.
     let intents = call(
         "list the resets under way",
         all.list(&ListParams::default().fields("status.currentReset.name!=")),
