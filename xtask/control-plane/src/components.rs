@@ -101,6 +101,8 @@ pub(crate) fn kube_apiserver(
         let mut path = OsString::from("--audit-log-path=");
         path.push(log);
         api.arg(format!("--audit-policy-file={AUDIT_POLICY_FILE}")).arg(path);
+        // In MiB. By default a file of 100 is put aside, and whoever reads the log at the end of half an hour finds its last minutes only.
+        api.arg("--audit-log-maxsize=100000");
     }
     api.args(more);
     Ok(api)
