@@ -168,6 +168,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         proxmox: Default::default(),
         memory: Default::default(),
         fleet: Default::default(),
+        windows: Default::default(),
         vms_known: Serving::default(),
         me: me.clone(),
         own_node,

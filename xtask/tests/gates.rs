@@ -209,6 +209,11 @@ fn all_kept() -> Vec<Kept> {
         kept(113, "replaced", "IdentityChanged").harm(&[&["recreate"], &["hang"]]),
         // An older ManagedVM of the same machine is in the manifest.
         kept(114, "twin-b", "DuplicateMachine"),
+        // Only Defib's agent dies; the guests work on.
+        kept(LIVES, "lives", "GuestAgentAnswers")
+            .guest(json!({ "guestAgent": "running" }))
+            .harm(&[]),
+        kept(BUSY, "busy", "GuestIO").harm(&[]),
     ]
 }
 
@@ -223,9 +228,11 @@ const GOODBYE: u32 = 115;
 const PAUSED: u32 = 116;
 const ORIGINAL: u32 = 117;
 const CONTROL: u32 = 118;
+const LIVES: u32 = 119;
+const BUSY: u32 = 120;
 
-/// SIGTERM to the agent in a guest, as its service manager stops it.
-fn stop_agent(lab: &Lab, vmid: u32) -> Result<()> {
+/// A signal to the agent in a guest: `TERM`, as its service manager stops it, or `KILL`.
+fn signal_agent(lab: &Lab, vmid: u32, signal: &str) -> Result<()> {
     let listed = lab.pve(&["--output", "json", "list"])?;
     let pid = listed
         .lines()
@@ -233,8 +240,8 @@ fn stop_agent(lab: &Lab, vmid: u32) -> Result<()> {
         .find(|vm| vm["vmid"] == vmid)
         .and_then(|vm| vm["guestPid"].as_u64())
         .context("the guest runs no agent")?;
-    let killed = Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
-    ensure!(killed.success(), "SIGTERM to agent {pid}");
+    let killed = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status()?;
+    ensure!(killed.success(), "SIG{signal} to agent {pid}");
     Ok(())
 }
 
@@ -277,7 +284,10 @@ fn what_must_not_be_reset_is_not() -> Result<()> {
             lab.pve(&control)?;
         }
     }
-    stop_agent(&lab, GOODBYE)?;
+    signal_agent(&lab, GOODBYE, "TERM")?;
+    for vmid in [LIVES, BUSY] {
+        signal_agent(&lab, vmid, "KILL")?;
+    }
     for vmid in [PAUSED, ORIGINAL, CONTROL] {
         lab.pve(&["hang", &vmid.to_string()])?;
     }
@@ -340,6 +350,24 @@ fn what_must_not_be_reset_is_not() -> Result<()> {
     for vmid in untouchable {
         ensure!(lab.resets_of(vmid)? == 0, "VM {vmid} was reset");
     }
+    // Whoever does not want these looks at the guest opts out of them.
+    let none = json!({ "resetPolicy": { "corroborate": { "guestAgent": "Ignore", "maxVetoSeconds": 0 } } });
+    for (vm, vmid) in [("lives", LIVES), ("busy", BUSY)] {
+        patch(&lab, vm, &none)?;
+        wait_recovered(&lab, vm, vmid, 1)?;
+    }
+    // And what was seen is in the record.
+    let evidence = |vm: &str| -> Result<Value> { Ok(records(&lab, vm)?.first().context("no record")?["status"]["evidence"].clone()) };
+    let hung = evidence("control")?;
+    ensure!(
+        hung["guestAgent"] == "NotConfigured" && hung["ioQuietSeconds"].as_u64() >= Some(3),
+        "evidence of a hang: {hung}"
+    );
+    let busy = evidence("busy")?;
+    ensure!(
+        busy["guestAgent"].is_null() && busy["ioQuietSeconds"].as_u64() < Some(3),
+        "evidence of a busy guest: {busy}"
+    );
     lab.stop()
 }
 

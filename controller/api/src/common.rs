@@ -63,7 +63,7 @@ pub struct Threshold {
     pub metric: Metric,
     /// What follows.
     pub action: ThresholdAction,
-    /// The metric must stay at or below this many percent.
+    /// The metric must stay at or below this many percent. Once it was exceeded for durationSeconds, it must fall 5 points below it (half of it, where that is less) to be well again.
     #[schemars(range(min = 1, max = 100))]
     pub percent: u32,
     /// Exceeded for this long before anything follows.
@@ -130,6 +130,37 @@ pub struct ResetPolicy {
     /// Resets before this time no longer count towards maxResets: how a person lifts an exhausted VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgive_before: Option<Timestamp>,
+    /// What is looked at, beside silence, before a silent VM is reset. Each field merges by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corroborate: Option<Corroborate>,
+}
+
+/// What is looked at, beside silence, before a silent VM is reset: only Defib's agent may have died in a guest that works.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Corroborate {
+    /// A silent VM whose guest has read from disk, written to disk or sent to the network within so many seconds, as Proxmox counts it, is not reset yet.
+    /// Built-in: 120, or half of timeoutSeconds where that is shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub io_quiet_seconds: Option<u32>,
+    /// Whether the QEMU guest agent is asked, where the VM has one in Proxmox. One that answers proves that the guest lives. Built-in: Auto.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_agent: Option<GuestAgentCheck>,
+    /// Longest that the guest's I/O, or reports with a wrong key, hold a reset back: a guest that swaps itself to death does not stop reading. 0: not at all. Built-in: 900.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86400))]
+    pub max_veto_seconds: Option<u32>,
+}
+
+/// Whether the QEMU guest agent is asked before a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
+pub enum GuestAgentCheck {
+    /// Where Proxmox has one for the VM. While it answers, the VM is not reset. Needs the privilege VM.GuestAgent.Audit (VM.Monitor in Proxmox VE 8).
+    Auto,
+    /// Never.
+    Ignore,
 }
 
 /// Somebody's wish that nothing is reset for now. Several may stand side by side; each is lifted by its owner or by its expiry.

@@ -75,6 +75,11 @@ pub struct HealthPolicySpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["owner".into()]))]
     pub pauses: Vec<Pause>,
+    /// Times that come again and again, in which no VM of this policy is reset automatically: somebody works on them then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub maintenance_windows: Vec<MaintenanceWindow>,
     /// How much of the policy's fleet may be down or in reset before Defib holds still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
@@ -82,6 +87,22 @@ pub struct HealthPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub reset_history_limit: Option<u32>,
+}
+
+/// A time that comes again and again. Overlapping windows are one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MaintenanceWindow {
+    /// When it begins, as in cron: minute, hour, day of month, month, day of week, such as `30 2 * * SUN`.
+    #[schemars(length(min = 9, max = 128))]
+    pub schedule: String,
+    /// How long it lasts.
+    #[schemars(range(min = 5, max = 604800))]
+    pub duration_seconds: u32,
+    /// Time zone of the schedule, such as `Europe/Berlin`. Built-in: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: Option<String>,
 }
 
 /// How much of a fleet may be down at once before Defib stops resetting: many silent VMs mean a shared cause, which a reset does not cure.

@@ -172,6 +172,20 @@ impl Outcome {
     }
 }
 
+/// What a QEMU guest agent does when it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
+pub enum GuestAgentState {
+    /// It answers: the guest lives.
+    Answers,
+    /// The VM has one in Proxmox, and it does not answer. It may be hung with the guest, or not installed in it.
+    Silent,
+    /// The VM has none in Proxmox.
+    NotConfigured,
+    /// Proxmox does not say, for want of a privilege perhaps.
+    Unknown,
+}
+
 /// What was seen of the VM before anything was done to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -189,6 +203,12 @@ pub struct Evidence {
     /// Seconds since the QEMU process started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu_uptime_seconds: Option<u64>,
+    /// Seconds since Proxmox's counters last showed that the guest read, wrote or sent anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_quiet_seconds: Option<u32>,
+    /// What the QEMU guest agent did when it was asked. Left out: it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_agent: Option<GuestAgentState>,
     /// State of the VM in Proxmox HA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]

@@ -3,6 +3,7 @@
 mod words;
 
 use crate::conditions::{Draft, kind};
+use crate::corroboration::{self, ASK_AHEAD};
 use crate::fleet::Limits;
 use crate::gate::{self, Blocked, Closer};
 use crate::heartbeat::Heartbeat;
@@ -11,7 +12,8 @@ use crate::life::{Life, Vital, identity, life};
 use crate::observer::ObserverView;
 use crate::policy::{Effective, Found, step_of};
 use crate::time::{Mono, Now, seconds, to_millis};
-use defib_api::{CurrentReset, Episode, Evidence, ManagedVM, Metric, ProxmoxClusterSpec, Trigger, VMReset};
+use crate::window::Windows;
+use defib_api::{CurrentReset, Episode, Evidence, GuestAgentCheck, ManagedVM, Metric, ProxmoxClusterSpec, Trigger, VMReset};
 use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
@@ -47,6 +49,8 @@ pub struct Observed<'a> {
     pub vm: &'a ManagedVM,
     /// Its HealthPolicy.
     pub policy: Found<'a>,
+    /// How the maintenance windows of the policy stand.
+    pub windows: &'a Windows,
     /// Its ProxmoxCluster.
     pub cluster: Option<&'a ProxmoxClusterSpec>,
     /// What follows from the three.
@@ -102,6 +106,8 @@ pub struct Decision {
     pub awaited: bool,
     /// The VM is armed.
     pub armed: bool,
+    /// Its time-out is over in a moment: ask its QEMU guest agent already, so that the answer is there by then.
+    pub ask_ahead: bool,
     /// Decide again after this at the latest.
     pub check_after: Duration,
 }
@@ -113,6 +119,8 @@ pub enum Next {
     Nothing,
     /// A reset is due by what is cached: read everything live, look at Proxmox, and decide again.
     LookCloser,
+    /// Every gate lets a reset pass, but the QEMU guest agent was not asked: ask it, then look and decide again.
+    AskGuestAgent,
     /// Every gate lets this pass: enter it in the journal, then act.
     Begin(Box<Intent>),
     /// A reset is under way.
@@ -155,6 +163,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         (None, Some(request), Some(Gate::Open(closer))) => begin(o, &vital, closer, Some(request), now),
         (None, _, Some(Gate::Unseen)) => Next::LookCloser,
         _ => match &automatic {
+            Gate::Open(closer) if corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
             Gate::Open(closer) => begin(o, &vital, closer, None, now),
             Gate::Unseen => Next::LookCloser,
             Gate::Blocked(_) => Next::Nothing,
@@ -180,6 +189,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         held,
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
+        ask_ahead: ask_ahead(o, &vital, life, held, now),
         check_after: check_after(o, &next, life, blocked.as_ref(), manual_waits.as_ref(), now),
         manual_waits,
         next,
@@ -208,11 +218,26 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, trigger: Trigger, 
         return Gate::Blocked(b);
     }
     if trigger == Trigger::Automatic
-        && let Some(b) = gate::budgets(o, closer, now)
+        && let Some(b) =
+            corroboration::against(o.effective, o.vm.status.as_ref(), closer, life, now).or_else(|| gate::budgets(o, closer, now))
     {
         return Gate::Blocked(b);
     }
     Gate::Open(closer)
+}
+
+/// How long before the end of its time-out a VM's guest agent is asked.
+fn ahead(o: &Observed<'_>) -> Duration {
+    ASK_AHEAD.min(o.effective.timeout / 4)
+}
+
+fn ask_ahead(o: &Observed<'_>, vital: &Vital<'_>, life: Life, held: bool, now: Now) -> bool {
+    let (Life::Fresh { due, .. } | Life::Grace { due }) = life else {
+        return false;
+    };
+    let asked = o.effective.guest_agent == GuestAgentCheck::Auto && !held && gate::observer(o).is_none();
+    let idle = o.vm.status.as_ref().is_none_or(|s| s.current_reset.is_none());
+    asked && idle && vital.late(now) && due.since(now.mono) <= ahead(o)
 }
 
 fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&VMReset>, now: Now) -> Next {
@@ -252,7 +277,7 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
         .map(|at| now.wall_of(at))
         .or_else(|| published.and_then(|h| h.last_received_time));
     let silent = match life(vital, now) {
-        Life::Silent { since } => Some(u32::try_from(now.mono.since(since).as_secs()).unwrap_or(u32::MAX)),
+        Life::Silent { since, .. } => Some(u32::try_from(now.mono.since(since).as_secs()).unwrap_or(u32::MAX)),
         _ => None,
     };
     let percent = |metric| newest.and_then(|(_, r)| r.percent(metric)).map(|p| p.round() as u32);
@@ -290,6 +315,10 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
             last_received_time: last_received,
             qmp_status: Some(look.qmp_status.clone()),
             qemu_uptime_seconds: Some(look.uptime.as_secs()),
+            io_quiet_seconds: closer
+                .io
+                .map(|io| u32::try_from(io.quiet(now.mono).as_secs()).unwrap_or(u32::MAX)),
+            guest_agent: closer.guest_agent,
             ha_state: look.ha_state.clone(),
             cpu_percent: percent(Metric::CPU),
             memory_percent: percent(Metric::Memory),
@@ -319,14 +348,19 @@ fn check_after(o: &Observed<'_>, next: &Next, life: Life, blocked: Option<&Block
     let soon = (o.effective.timeout / 8).clamp(Duration::from_secs(1), Duration::from_secs(10));
     let mut after = match next {
         Next::Continue(Step::Leave { recheck } | Step::Verify { recheck, .. }) => *recheck,
-        Next::Continue(Step::Search { .. } | Step::Poll { .. } | Step::TakeOver | Step::Finish(_)) | Next::Begin(_) | Next::LookCloser => {
-            Duration::from_secs(1)
-        }
+        Next::Continue(Step::Search { .. } | Step::Poll { .. } | Step::TakeOver | Step::Finish(_))
+        | Next::Begin(_)
+        | Next::LookCloser
+        | Next::AskGuestAgent => Duration::from_secs(1),
         Next::Nothing => RESYNC,
     };
     if matches!(next, Next::Nothing) {
         after = after.min(match (life, blocked) {
-            (Life::Fresh { due, .. } | Life::Grace { due }, _) => due.since(now.mono),
+            // First a moment before, to ask the guest agent; then when it is due.
+            (Life::Fresh { due, .. } | Life::Grace { due }, _) => {
+                let left = due.since(now.mono);
+                left.checked_sub(ahead(o)).filter(|early| !early.is_zero()).unwrap_or(left)
+            }
             (Life::Silent { .. }, Some(Blocked { opens_after: Some(d), .. })) => (*d).min(Duration::from_secs(60)),
             (Life::Silent { .. }, _) => soon,
             (Life::Unarmed(_), _) => RESYNC,
@@ -346,6 +380,9 @@ fn check_after(o: &Observed<'_>, next: &Next, life: Life, blocked: Option<&Block
     }
     if let Some(opens) = gate::pause(o, now).and_then(|b| b.opens_after) {
         after = after.min(opens);
+    }
+    if let Some(changes) = o.windows.until() {
+        after = after.min(now.until(changes));
     }
     if o.vm
         .status

@@ -59,7 +59,7 @@ pub struct Limits {
     pub max_unhealthy: IntOrPercent,
 }
 
-/// How a VM counts. `paused` is whether any pause of VM, policy or cluster stands.
+/// How a VM counts. `paused` is whether any pause of VM, policy or cluster stands, or a maintenance window is open.
 pub fn standing(vm: &ManagedVM, vital: &Vital<'_>, paused: bool, now: Now) -> Standing {
     let stopped = vm.status.as_ref().and_then(|s| s.power.as_deref()) == Some("stopped");
     if paused || stopped || vm.metadata.deletion_timestamp.is_some() {

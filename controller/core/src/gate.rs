@@ -1,13 +1,15 @@
 //! The gates before a reset (rule 4), in order. The first that fails is the reason why nothing happens; none costs an attempt.
 
+use crate::corroboration::GuestIo;
 use crate::decide::Observed;
-use crate::fleet::{Fleet, Limits, budget};
+use crate::fleet::{Fleet, budget};
 use crate::heartbeat::same_machine;
 use crate::journal::{counted, forgiven};
 use crate::life::{Life, Vital};
-use crate::policy::{Found, built_in, standing_pause, step_of};
-use crate::time::{Now, seconds};
-use defib_api::{IdentityCheck, Mode, Trigger};
+use crate::policy::{Found, standing_pause, step_of};
+use crate::time::Now;
+use crate::window::Windows;
+use defib_api::{GuestAgentState, IdentityCheck, Mode, Trigger};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -32,7 +34,8 @@ impl Blocked {
         }
     }
 
-    fn until(self, after: Duration) -> Self {
+    /// It opens by itself after this.
+    pub(crate) fn until(self, after: Duration) -> Self {
         Self {
             opens_after: Some(after),
             ..self
@@ -77,6 +80,10 @@ pub struct Closer {
     pub look: Result<Look, LookFailed>,
     /// How the fleet stands, this VM's own journal left out.
     pub fleet: Fleet,
+    /// What the guest moves, the look included; none where Proxmox tells nothing.
+    pub io: Option<GuestIo>,
+    /// What its QEMU guest agent did a moment ago; none when it was not asked.
+    pub guest_agent: Option<GuestAgentState>,
 }
 
 /// HA states in which a reset does not cross what HA is doing.
@@ -91,18 +98,39 @@ pub fn configuration(o: &Observed<'_>, trigger: Trigger, now: Now) -> Option<Blo
                 "resetPolicy.mode is Observe (also where nothing is declared): this VM is watched and never reset; set it to Enforce",
             ));
         }
-        if let Some(paused) = pause(o, now) {
-            return Some(paused);
+        if let Some(held) = pause(o, now).or_else(|| window(o, now)) {
+            return Some(held);
         }
     }
     if o.vm.metadata.deletion_timestamp.is_some() {
         return Some(Blocked::new("Deleting", "this ManagedVM is being deleted; its VM is left alone"));
     }
-    o.effective
-        .problem
-        .as_ref()
-        .filter(|_| trigger == Trigger::Automatic)
-        .map(|p| Blocked::new(p.reason(), p.to_string()))
+    policy_problem(o).filter(|_| trigger == Trigger::Automatic)
+}
+
+/// The maintenance window that is open.
+fn window(o: &Observed<'_>, now: Now) -> Option<Blocked> {
+    let Windows::Open { schedule, closes } = o.windows else {
+        return None;
+    };
+    Some(
+        Blocked::new(
+            "MaintenanceWindow",
+            format!("a maintenance window of its HealthPolicy is open ({schedule}), until {closes}"),
+        )
+        .until(now.until(*closes)),
+    )
+}
+
+/// Why the policy cannot be used.
+pub fn policy_problem(o: &Observed<'_>) -> Option<Blocked> {
+    if let Some(problem) = &o.effective.problem {
+        return Some(Blocked::new(problem.reason(), problem.to_string()));
+    }
+    match o.windows {
+        Windows::Invalid { message } => Some(Blocked::new("InvalidPolicy", message.clone())),
+        Windows::Open { .. } | Windows::Closed { .. } => None,
+    }
 }
 
 /// The pause that stands, of VM, policy or cluster.
@@ -162,7 +190,7 @@ pub fn silence(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Opt
     }
     let (first, newest) = vital.heartbeat.wrong_key?;
     let vetoed = now.mono.since(first);
-    let veto = seconds(built_in::MAX_VETO_SECONDS);
+    let veto = o.effective.max_veto;
     (now.mono.since(newest) < o.effective.timeout && vetoed < veto).then(|| {
         Blocked::new(
             "WrongKey",
@@ -311,12 +339,5 @@ pub fn budgets(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
             .until(o.effective.window.saturating_sub(now.age(end))),
         );
     }
-    budget(
-        &closer.fleet,
-        &Limits {
-            max_in_flight: o.effective.max_in_flight,
-            max_unhealthy: o.effective.max_unhealthy.clone(),
-        },
-        o.limits,
-    )
+    budget(&closer.fleet, &o.effective.limits(), o.limits)
 }

@@ -66,6 +66,9 @@ impl Report {
 /// What is said of a VM that sends more than it may.
 const TOO_OFTEN: &str = "it reports too often; is its key in use twice?";
 
+/// An alarm ends so many points of percent below its threshold: a value that swings around it would be two events with each swing.
+const WAY_BACK: f64 = 5.0;
+
 /// Older boot ids that are remembered. A late report of an earlier boot is told from a new boot by them; more than a few boots within the life of a late report do not happen.
 const REMEMBERED_BOOTS: usize = 8;
 
@@ -259,8 +262,12 @@ impl Heartbeat {
     /// Keeps `over_since` true to the newest report. Returns whether any threshold was crossed, in either direction.
     fn judge_thresholds(&mut self, report: &Report, thresholds: &[Threshold], now: Mono) -> bool {
         let before = self.over_since.len();
-        self.over_since
-            .retain(|(t, _)| thresholds.contains(t) && report.percent(t.metric).is_some_and(|p| p > f64::from(t.percent)));
+        self.over_since.retain(|(t, since)| {
+            let alarmed = now.since(*since) >= crate::time::seconds(t.duration_seconds);
+            let percent = f64::from(t.percent);
+            let limit = if alarmed { percent - WAY_BACK.min(percent / 2.0) } else { percent };
+            thresholds.contains(t) && report.percent(t.metric).is_some_and(|p| p > limit)
+        });
         let mut crossed = self.over_since.len() != before;
         for t in thresholds {
             let over = report.percent(t.metric).is_some_and(|p| p > f64::from(t.percent));

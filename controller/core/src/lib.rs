@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, calls anybody, draws a random number or panics. Time is an argument, every effect is data.
 
 pub mod conditions;
+pub mod corroboration;
 pub mod decide;
 pub mod fleet;
 pub mod gate;
@@ -13,3 +14,4 @@ pub mod life;
 pub mod observer;
 pub mod policy;
 pub mod time;
+pub mod window;

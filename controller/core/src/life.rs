@@ -77,6 +77,8 @@ pub enum Life {
     Silent {
         /// Since when the silence was witnessed.
         since: Mono,
+        /// When it became longer than is borne.
+        due: Mono,
     },
 }
 
@@ -142,7 +144,7 @@ pub fn life(v: &Vital<'_>, now: Now) -> Life {
     } else if now.mono < due {
         Life::Grace { due }
     } else {
-        Life::Silent { since: last }
+        Life::Silent { since: last, due }
     }
 }
 

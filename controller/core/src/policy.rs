@@ -1,9 +1,10 @@
 //! From built-in values, HealthPolicy and ManagedVM to the one policy that applies. Later steps never look at the raw specs.
 
+use crate::fleet::Limits;
 use crate::time::seconds;
 use defib_api::{
-    Budget, HealthPolicySpec, HeartbeatSettings, IdentityCheck, IntOrPercent, ManagedVMSpec, Mode, Pause, ResetPolicy, Step, StepAction,
-    Threshold,
+    Budget, Corroborate, GuestAgentCheck, HealthPolicySpec, HeartbeatSettings, IdentityCheck, IntOrPercent, ManagedVMSpec, Mode, Pause,
+    ResetPolicy, Step, StepAction, Threshold,
 };
 use jiff::Timestamp;
 use std::time::Duration;
@@ -32,7 +33,10 @@ pub mod built_in {
     pub const RESET_HISTORY_LIMIT: u32 = 10;
     /// First generation of an agent's key.
     pub const KEY_GENERATION: u32 = 1;
-    /// Longest that contact of another kind (a wrong key) holds a reset back in one silence: a clue, not proof of life, and anyone can send it.
+    /// What vSphere HA looks back over. A guest that works writes to a log in two minutes.
+    pub const IO_QUIET_SECONDS: u32 = 120;
+    /// Longest that a clue which is no proof of life (guest I/O, a wrong key) holds a reset back in one silence: a guest that thrashes reads for ever, and anyone
+    /// can send a wrong key. A file system check after a crash is over in a quarter of an hour.
     pub const MAX_VETO_SECONDS: u32 = 900;
 
     /// What is tried: the reset button, twice.
@@ -86,6 +90,12 @@ pub struct Effective {
     pub stabilization: Duration,
     /// Resets before it do not count.
     pub forgive_before: Option<Timestamp>,
+    /// A guest that moved data within so long is not reset yet.
+    pub io_quiet: Duration,
+    /// Whether the QEMU guest agent is asked.
+    pub guest_agent: GuestAgentCheck,
+    /// Longest that a clue which is no proof of life holds a reset back.
+    pub max_veto: Duration,
     /// Budget of the policy's fleet: most unhealthy VMs.
     pub max_unhealthy: IntOrPercent,
     /// Budget of the policy's fleet: most resets under way.
@@ -96,6 +106,16 @@ pub struct Effective {
     pub identity: IdentityCheck,
     /// Why nothing may be reset under these settings.
     pub problem: Option<PolicyProblem>,
+}
+
+impl Effective {
+    /// The budget of the policy's fleet.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_in_flight: self.max_in_flight,
+            max_unhealthy: self.max_unhealthy.clone(),
+        }
+    }
 }
 
 /// Why a policy cannot be used.
@@ -168,6 +188,10 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
         .max_unhealthy
         .unwrap_or_else(|| IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into()));
     let steps = own.steps.or(shared.steps).unwrap_or_else(built_in::steps);
+    let own_look: Corroborate = own.corroborate.unwrap_or_default();
+    let shared_look: Corroborate = shared.corroborate.unwrap_or_default();
+    // Proxmox's counters are up to 10 s old when they are read: with a short time-out, two minutes of quiet would come long after it.
+    let io_quiet = built_in::IO_QUIET_SECONDS.min((timeout.value / 2).max(1));
 
     let mut thresholds = policy.thresholds.clone();
     thresholds.retain(|t| !vm.thresholds.iter().any(|own| (own.metric, own.action) == (t.metric, t.action)));
@@ -210,6 +234,17 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
                 .unwrap_or(built_in::STABILIZATION_SECONDS),
         ),
         forgive_before: own.forgive_before.max(shared.forgive_before),
+        io_quiet: seconds(own_look.io_quiet_seconds.or(shared_look.io_quiet_seconds).unwrap_or(io_quiet)),
+        guest_agent: own_look
+            .guest_agent
+            .or(shared_look.guest_agent)
+            .unwrap_or(GuestAgentCheck::Auto),
+        max_veto: seconds(
+            own_look
+                .max_veto_seconds
+                .or(shared_look.max_veto_seconds)
+                .unwrap_or(built_in::MAX_VETO_SECONDS),
+        ),
         max_unhealthy,
         max_in_flight: budget.max_in_flight.unwrap_or(built_in::MAX_IN_FLIGHT),
         reset_history_limit: policy.reset_history_limit.unwrap_or(built_in::RESET_HISTORY_LIMIT),

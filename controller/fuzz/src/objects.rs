@@ -3,9 +3,11 @@
 use crate::schema::Schema;
 use defib::reconcile::cache::Guarded;
 use defib_api::{
-    AgentState, CurrentReset, Evidence, HealthPolicy, HealthPolicySpec, IntOrPercent, ManagedVM, NameRef, Outcome, ProxmoxCluster, VMReset,
+    AgentState, CurrentReset, Evidence, GuestAgentState, HealthPolicy, HealthPolicySpec, IntOrPercent, ManagedVM, NameRef, Outcome,
+    ProxmoxCluster, VMReset,
 };
 use defib_core::conditions::merge;
+use defib_core::corroboration::{Counters, GuestIo};
 use defib_core::decide::{Decision, Inventory, Next, Observed, decide};
 use defib_core::fleet::{Count, Fleet, Limits, standing};
 use defib_core::gate::{Closer, Look, LookFailed};
@@ -15,6 +17,7 @@ use defib_core::life::{Vital, identity};
 use defib_core::observer::{ObserverView, Trouble};
 use defib_core::policy::{Effective, Found, effective, policy_problem};
 use defib_core::time::{Mono, Now};
+use defib_core::window::windows;
 use jiff::Timestamp;
 use kube::Resource;
 use serde::de::DeserializeOwned;
@@ -71,10 +74,13 @@ pub(crate) fn check(input: &[u8]) {
     let effective = effective(&vm.spec, found);
     merged(&effective, policy.as_ref().map(|p| &p.spec));
     for moment in [now(0), now(-40_000_000), extreme(Timestamp::MIN), extreme(Timestamp::MAX)] {
+        let declared = policy.as_ref().map_or(&[][..], |p| p.spec.maintenance_windows.as_slice());
+        let windows = windows(declared, moment.wall);
         for scene in scenes(&vm, &effective, moment) {
             let observed = Observed {
                 vm: &vm,
                 policy: found,
+                windows: &windows,
                 cluster: cluster.as_ref().map(|c| &c.spec),
                 effective: &effective,
                 heartbeat: &scene.heartbeat,
@@ -200,6 +206,8 @@ fn scenes(vm: &ManagedVM, effective: &Effective, now: Now) -> Vec<Scene> {
                 no_reboot: false,
             }),
             fleet: fleet(1),
+            io: Some(GuestIo::new(Counters::default(), ago(86_000))),
+            guest_agent: Some(GuestAgentState::Silent),
         }),
         Some(Closer {
             look: Err(LookFailed {
@@ -207,6 +215,8 @@ fn scenes(vm: &ManagedVM, effective: &Effective, now: Now) -> Vec<Scene> {
                 message: "no endpoint answers".into(),
             }),
             fleet: fleet(9),
+            io: None,
+            guest_agent: None,
         }),
     ];
     let mut scenes = Vec::new();
@@ -320,7 +330,7 @@ fn writes(o: &Observed<'_>, decision: &Decision, now: Now) -> Vec<Value> {
         all.push(json!({ "currentReset": books.current, "recentResets": books.recent, "episode": books.episode }));
     };
     match &decision.next {
-        Next::Nothing | Next::LookCloser => {}
+        Next::Nothing | Next::LookCloser | Next::AskGuestAgent => {}
         Next::Begin(intent) => {
             let begun = books.begin(intent.current.clone(), intent.episode.clone());
             keep(begun.clone());

@@ -41,7 +41,7 @@ pub use error::{Delivery, Error};
 pub use task::{TaskEntry, TaskExit, TaskKind, TaskStatus};
 pub use trust::{Fingerprint, Trust};
 pub use upid::{Upid, UpidError};
-pub use vm::{HaStatus, PowerState, RunState, VmCounters, VmResource, VmStatus};
+pub use vm::{GuestAgent, HaStatus, PowerState, RunState, VmCounters, VmResource, VmStatus};
 pub use vm_config::VmConfig;
 
 /// The number of a virtual machine, unique in its cluster at any one time, and reused after deletion.

@@ -315,6 +315,31 @@ impl VmStatusBody {
     }
 }
 
+/// What the QEMU guest agent of a VM does when it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GuestAgent {
+    /// It answers: userspace of the guest lives.
+    Answers,
+    /// It is enabled in the VM's configuration, and does not answer: it hangs with the guest, or is not
+    /// installed in it.
+    Silent,
+    /// It is not enabled in the VM's configuration.
+    NotConfigured,
+}
+
+impl GuestAgent {
+    /// What a refusal says of it; `None` when it says nothing.
+    pub(crate) fn of_refusal(reason: &str) -> Option<Self> {
+        // The agent died between the check that it is there and the question.
+        let timed_out = reason.contains(" qmp command 'guest-") && reason.ends_with("got timeout");
+        match reason {
+            "No QEMU guest agent configured" => Some(Self::NotConfigured),
+            "QEMU guest agent is not running" => Some(Self::Silent),
+            _ => timed_out.then_some(Self::Silent),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -364,6 +389,19 @@ mod tests {
     fn a_word_that_is_too_long_for_a_state_is_none() {
         assert_eq!(RunState::parse(&"s".repeat(32)), RunState::Other("s".repeat(32)));
         assert_eq!(RunState::parse(&"s".repeat(33)), RunState::Unknown);
+    }
+
+    #[test]
+    fn what_a_refusal_says_of_the_guest_agent() {
+        for (reason, expected) in [
+            ("No QEMU guest agent configured", Some(GuestAgent::NotConfigured)),
+            ("QEMU guest agent is not running", Some(GuestAgent::Silent)),
+            ("VM 100 qmp command 'guest-get-osinfo' failed - got timeout", Some(GuestAgent::Silent)),
+            ("VM 100 qmp command 'query-status' failed - got timeout", None),
+            ("got no worker upid - start worker failed", None),
+        ] {
+            assert_eq!(GuestAgent::of_refusal(reason), expected, "{reason}");
+        }
     }
 
     proptest! {

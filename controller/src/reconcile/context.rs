@@ -1,6 +1,6 @@
 //! What all reconciles share.
 
-use super::cache::{Guarded, Key, Machines};
+use super::cache::{Guarded, Key, Machines, key_of};
 use super::events::Events;
 use crate::clock::Clock;
 use crate::heartbeat::VmKey;
@@ -8,9 +8,12 @@ use crate::heartbeat::ledger::Ledger;
 use crate::heartbeat::serving::Serving;
 use crate::metrics::Metrics;
 use crate::observer::Witness;
-use defib_api::{CurrentReset, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_api::{CurrentReset, GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_core::corroboration::GuestIo;
 use defib_core::fleet::{Fleet, Limits};
 use defib_core::time::Mono;
+use defib_core::window::{Windows, windows};
+use jiff::Timestamp;
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 use std::collections::HashMap;
@@ -48,6 +51,8 @@ pub struct Context {
     pub memory: Mutex<HashMap<VmKey, Box<VmMemory>>>,
     /// The fleet's counts, for a moment.
     pub fleet: Mutex<Option<(Mono, Arc<FleetCounts>)>>,
+    /// How the maintenance windows of each HealthPolicy stand, with the version of it that says so.
+    pub windows: Mutex<HashMap<Key, (Option<String>, Windows)>>,
     /// Set when every ManagedVM has been listed once.
     pub vms_known: Serving,
     /// Name of this process in the journal.
@@ -67,12 +72,23 @@ pub struct Context {
 pub struct ClusterView {
     /// The client, where the spec and its Secrets allow one.
     pub client: Option<defib_proxmox::Client>,
-    /// VMs by VMID: node and state. Kept when a reading fails.
-    pub vms: HashMap<u32, (String, String)>,
+    /// VMs by VMID. Kept when a reading fails.
+    pub vms: HashMap<u32, VmRow>,
     /// Whether `vms` was ever read.
     pub read: bool,
     /// Why the newest reading failed.
     pub error: Option<(&'static str, String)>,
+}
+
+/// A VM in Proxmox's list of all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmRow {
+    /// Node on which it is.
+    pub node: String,
+    /// State in QEMU, or `unknown`.
+    pub status: String,
+    /// What its guest moves; none before it was told once.
+    pub io: Option<GuestIo>,
 }
 
 /// What is remembered of a VM between two reconciles. Losing it costs nothing but time.
@@ -86,6 +102,8 @@ pub struct VmMemory {
     pub journal: Option<(Box<CurrentReset>, Mono)>,
     /// SMBIOS UUID that Proxmox told last.
     pub uuid: Option<Uuid>,
+    /// What its QEMU guest agent did when it was asked last, and when that was.
+    pub guest_agent: Option<(GuestAgentState, Mono)>,
     /// The ManagedVM as our own last write left it, until the watch has caught up.
     pub latest: Option<Arc<ManagedVM>>,
     /// Failures in a row, for the back-off.
@@ -133,6 +151,26 @@ impl Context {
         {
             known.latest = None;
         }
+    }
+
+    /// How the maintenance windows of a HealthPolicy stand. To find the next one takes a walk through the calendar, so it is made once a change.
+    pub fn windows(&self, policy: Option<&HealthPolicy>, now: Timestamp) -> Windows {
+        let declared = policy.map_or(&[][..], |p| p.spec.maintenance_windows.as_slice());
+        let Some(policy) = policy.filter(|_| !declared.is_empty()) else {
+            return Windows::Closed { opens: None };
+        };
+        let mut known = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = key_of(policy);
+        let version = policy.resource_version();
+        if let Some((of, windows)) = known.get(&key)
+            && *of == version
+            && windows.until().is_none_or(|until| now < until)
+        {
+            return windows.clone();
+        }
+        let windows = windows(declared, now);
+        known.insert(key, (version, windows.clone()));
+        windows
     }
 
     /// What was last read of a ProxmoxCluster.

@@ -8,7 +8,8 @@ use super::{Error, again};
 use defib_api::{HealthPolicy, HealthPolicySpec, HealthPolicyStatus, Mode, ResetPolicy};
 use defib_core::conditions::{Draft, Is, kind, merge};
 use defib_core::fleet::{Limits, budget};
-use defib_core::policy::{built_in, policy_problem, standing_pause};
+use defib_core::policy::{PolicyProblem, built_in, policy_problem, standing_pause};
+use defib_core::window::Windows;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
 use kube::{Api, Client, ResourceExt};
@@ -43,7 +44,12 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         .filter(|vm| policy_of(vm) == key)
         .count();
 
-    let problem = policy_problem(&key.1, spec);
+    let windows = ctx.windows(Some(policy), now.wall);
+    let problem = match &windows {
+        Windows::Invalid { message } => Some(PolicyProblem::Invalid(message.clone())),
+        Windows::Open { .. } | Windows::Closed { .. } => None,
+    };
+    let problem = policy_problem(&key.1, spec).or(problem);
     let limits = limits(spec);
     let pause = standing_pause(&spec.pauses, now.wall);
     let ready = match &problem {
@@ -65,6 +71,12 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
             Is::False,
             "Paused",
             format!("paused by {}: {}", p.owner, p.reason),
+        ),
+        (None, None, _) if let Windows::Open { schedule, closes } = &windows => Draft::new(
+            kind::RESET_ALLOWED,
+            Is::False,
+            "MaintenanceWindow",
+            format!("a maintenance window is open ({schedule}), until {closes}"),
         ),
         (None, None, Some(b)) => Draft::new(kind::RESET_ALLOWED, Is::False, b.reason, b.message.clone()),
         (None, None, None) => Draft::new(kind::RESET_ALLOWED, Is::True, "WithinBudget", "the budget leaves room for a reset"),

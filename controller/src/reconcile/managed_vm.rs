@@ -40,15 +40,28 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
     facts.adopt(&ctx).await;
     let now = ctx.clock.now();
     let mut decision = decide(&facts.observed(&ctx, now), now);
+    if decision.ask_ahead && facts.guest_agent(&ctx, now.mono).is_none() && facts.has_budget(&ctx) {
+        facts.ask_guest_agent(&ctx).await;
+        facts = Facts::cached(&ctx, cached);
+        let now = ctx.clock.now();
+        decision = decide(&facts.observed(&ctx, now), now);
+    }
     if matches!(decision.next, Next::LookCloser) && !ctx.backing_off(&facts.key, now.mono) {
         // What is cached says that a reset is due. From here on everything is read live, and decided again.
         facts = Facts::live(&ctx, &facts).await?;
         let now = ctx.clock.now();
         decision = decide(&facts.observed(&ctx, now), now);
+        if matches!(decision.next, Next::AskGuestAgent) {
+            // It may take seconds, and what was looked at before it is old then.
+            facts.ask_guest_agent(&ctx).await;
+            facts = Facts::live(&ctx, &facts).await?;
+            let now = ctx.clock.now();
+            decision = decide(&facts.observed(&ctx, now), now);
+        }
     }
     report::tell_ledger(&ctx, &facts, &decision);
-    if matches!(decision.next, Next::LookCloser) {
-        // The last attempts were taken back; until it is looked at again, there is nothing new to say.
+    if matches!(decision.next, Next::LookCloser | Next::AskGuestAgent) {
+        // The last attempts were taken back, or the guest agent could not be asked: until it is looked at again, there is nothing new to say.
         return Ok(again(decision.check_after));
     }
     let action = match &decision.next {
@@ -57,7 +70,7 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
             Progress::Moved(action) => return Ok(action),
             Progress::Waits(action) => action,
         },
-        Next::Nothing | Next::LookCloser => at_deadline(decision.check_after),
+        Next::Nothing | Next::LookCloser | Next::AskGuestAgent => at_deadline(decision.check_after),
     };
     report::status(&ctx, &facts, &decision).await?;
     report::waiting_request(&ctx, &facts, &decision).await?;

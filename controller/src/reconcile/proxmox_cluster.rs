@@ -1,12 +1,14 @@
 //! ProxmoxCluster: reads each cluster every few seconds, tells its VMs what changed, and says in its status what is wrong.
 
 use super::cache::{Guarded, Key, key_of};
-use super::context::{ClusterView, Context};
+use super::context::{ClusterView, Context, VmRow};
 use super::kube_api::{DECIDER, call, status_patch};
 use super::{Error, again};
 use defib_api::{ProxmoxCluster, ProxmoxClusterStatus, ProxmoxNode, Verify};
 use defib_core::conditions::{Draft, Is, kind, merge};
-use defib_proxmox::{ApiToken, Client, Config, Endpoint, Fingerprint, Permissions, Trust};
+use defib_core::corroboration::{Counters, GuestIo};
+use defib_core::time::Mono;
+use defib_proxmox::{ApiToken, Client, Config, Endpoint, Fingerprint, Permissions, RunState, Trust, VmCounters, VmResource};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -30,7 +32,7 @@ struct Known {
     made_of: [u8; 32],
     client: Client,
     slow: Slow,
-    at: defib_core::time::Mono,
+    at: Mono,
 }
 
 /// What is asked for once a minute.
@@ -55,7 +57,7 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
     }
     let key = key_of(cluster);
     let old = ctx.cluster_view(&key).unwrap_or_default();
-    let read = read(&ctx, cluster, &key).await;
+    let read = read(&ctx, cluster, &key, &old).await;
     let (view, nodes, slow) = match read {
         Ok((client, vms, nodes, slow)) => (
             ClusterView {
@@ -91,24 +93,50 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
     Ok(again(ctx.poll))
 }
 
-/// VMs whose row came, went or changed.
+/// VMs whose row came, went, or is on another node or in another state. What a guest moves is no news.
 fn changed_vms(old: &ClusterView, new: &ClusterView) -> std::collections::HashSet<u32> {
     let differs = |a: &ClusterView, b: &ClusterView| -> Vec<u32> {
         a.vms
             .iter()
-            .filter(|(id, row)| b.vms.get(id) != Some(row))
+            .filter(|(id, row)| b.vms.get(id).is_none_or(|other| (&other.node, &other.status) != (&row.node, &row.status)))
             .map(|(id, _)| *id)
             .collect()
     };
     differs(new, old).into_iter().chain(differs(old, new)).collect()
 }
 
-type Rows = HashMap<u32, (String, String)>;
+type Rows = HashMap<u32, VmRow>;
+
+/// A row of the list of all VMs. Of one whose node publishes nothing, the counters are not told.
+fn row(vm: VmResource, old: &ClusterView, now: Mono) -> (u32, VmRow) {
+    let known = old.vms.get(&vm.vmid).and_then(|row| row.io);
+    let told = (vm.status != RunState::Unknown).then(|| counters(&vm.counters));
+    let io = match (known, told) {
+        (Some(known), Some(told)) => Some(known.read(told, now)),
+        (known, told) => known.or_else(|| told.map(|told| GuestIo::new(told, now))),
+    };
+    let row = VmRow {
+        node: vm.node,
+        status: vm.status.to_string(),
+        io,
+    };
+    (vm.vmid, row)
+}
+
+/// Of what Proxmox counts, that which the guest itself causes.
+pub fn counters(all: &VmCounters) -> Counters {
+    Counters {
+        net_out: all.net_out,
+        disk_read: all.disk_read,
+        disk_write: all.disk_write,
+    }
+}
 
 async fn read(
     ctx: &Context,
     cluster: &ProxmoxCluster,
     key: &Key,
+    old: &ClusterView,
 ) -> Result<(Client, Rows, Vec<ProxmoxNode>, Slow), (Error, Option<Client>)> {
     let (client, slow) = client(ctx, cluster, key).await.map_err(|e| (e, None))?;
     let proxmox = |step| {
@@ -125,7 +153,8 @@ async fn read(
     };
     let vms = client.resources().await.map_err(proxmox("list the VMs"))?;
     let mut nodes = client.nodes().await.map_err(proxmox("list the nodes"))?;
-    let rows = vms.into_iter().map(|vm| (vm.vmid, (vm.node, vm.status.to_string()))).collect();
+    let now = ctx.clock.now().mono;
+    let rows = vms.into_iter().map(|vm| row(vm, old, now)).collect();
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
     let nodes = nodes
         .into_iter()

@@ -26,7 +26,8 @@ pub fn fleet(count: u32) -> Vec<FleetVm> {
             let node = format!("pve{}", index % 3 + 1);
             FleetVm {
                 agent: false,
-                guest: json!({ "smbiosUuid": machine(vmid) }),
+                // The agents of the swarm run beside these guests: one that falls silent stands for a hang, so its guest moves nothing.
+                guest: json!({ "smbiosUuid": machine(vmid), "io": { "netOut": 0.0, "diskRead": 0.0, "diskWrite": 0.0 } }),
                 ..FleetVm::new(vmid, &format!("vm-{index:05}"), &node)
             }
         })

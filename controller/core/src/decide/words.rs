@@ -112,6 +112,8 @@ fn reset_allowed(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, b
                 message: String::new(),
             }),
             fleet: crate::fleet::Fleet::default(),
+            io: None,
+            guest_agent: None,
         };
         gate::budgets(o, &closer, now)
     };
@@ -244,8 +246,8 @@ fn ready(o: &Observed<'_>, life: Life, fresh: &Draft, within: &Draft, allowed: &
         };
         return as_state(Is::False, reason, resetting);
     }
-    if let Some(problem) = &o.effective.problem {
-        return Draft::new(kind::READY, Is::False, problem.reason(), problem.to_string());
+    if let Some(problem) = gate::policy_problem(o) {
+        return Draft::new(kind::READY, Is::False, problem.reason, problem.message);
     }
     if adopted.is == Is::False {
         return from(Is::False, adopted);
@@ -262,7 +264,7 @@ fn ready(o: &Observed<'_>, life: Life, fresh: &Draft, within: &Draft, allowed: &
         (Life::Silent { .. } | Life::Grace { .. }, _) => from(Is::False, fresh),
         (Life::Unarmed(Unarmed::WrongMachine(_)), _) => from(Is::False, fresh),
         (Life::Unarmed(_) | Life::Fresh { heard: false, .. }, _) => from(Is::Unknown, fresh),
-        (Life::Fresh { .. }, _) if allowed.reason == "Paused" => from(Is::True, allowed),
+        (Life::Fresh { .. }, _) if matches!(allowed.reason, "Paused" | "MaintenanceWindow") => from(Is::True, allowed),
         (Life::Fresh { .. }, _) if within.is == Is::False => from(Is::True, within),
         (Life::Fresh { .. }, _) if fresh.reason == "Rejected" => from(Is::True, fresh),
         (Life::Fresh { .. }, _) => Draft::new(kind::READY, Is::True, "Healthy", "heartbeats come"),

@@ -139,18 +139,46 @@ fn thresholds_count_from_the_first_excess_without_a_break() {
         thresholds: vec![cpu.clone()],
         ..expecting(7)
     };
-    let busy = |up: f64, p: f64| {
-        Arc::new(Report {
-            cpu_percent: p,
-            ..(*report("a", up)).clone()
-        })
-    };
     let mut h = Heartbeat::default();
     h.take(busy(1.0, 90.0), &e, Mono(1_000));
     assert_eq!(h.take(busy(2.0, 95.0), &e, Mono(2_000)), Taken::Accepted { wake: false });
     assert_eq!(h.over_since, [(cpu, Mono(1_000))]);
     assert_eq!(h.take(busy(3.0, 80.0), &e, Mono(3_000)), Taken::Accepted { wake: true });
     assert!(h.over_since.is_empty());
+}
+
+#[test]
+fn an_alarm_ends_below_its_threshold_and_not_at_it() {
+    let ended_at = |percent: u32, after: u64, values: &[f64]| {
+        let cpu = Threshold {
+            metric: Metric::CPU,
+            action: defib_api::ThresholdAction::Alert,
+            percent,
+            duration_seconds: 60,
+        };
+        let e = Expectation {
+            thresholds: vec![cpu],
+            ..expecting(7)
+        };
+        let mut h = Heartbeat::default();
+        h.take(busy(0.0, 99.0), &e, Mono(0));
+        values.iter().enumerate().position(|(i, value)| {
+            let i = i as u64 + 1;
+            h.take(busy(i as f64, *value), &e, Mono(after * 1_000 + i));
+            h.over_since.is_empty()
+        })
+    };
+    assert_eq!(ended_at(80, 60, &[81.0, 80.0, 75.1, 75.0]), Some(3), "after the alarm");
+    assert_eq!(ended_at(80, 59, &[81.0, 80.0, 75.1, 75.0]), Some(1), "before it, any report within the limit begins the count anew");
+    assert_eq!(ended_at(2, 60, &[2.0, 1.1, 1.0]), Some(2), "a low threshold can be met again");
+    assert_eq!(ended_at(1, 60, &[0.6, 0.5]), Some(1));
+}
+
+fn busy(up: f64, p: f64) -> Arc<Report> {
+    Arc::new(Report {
+        cpu_percent: p,
+        ..(*report("a", up)).clone()
+    })
 }
 
 #[test]

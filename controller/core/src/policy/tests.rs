@@ -76,6 +76,37 @@ fn the_vm_wins_over_the_policy_field_by_field() {
 }
 
 #[test]
+fn what_is_looked_at_beside_silence_merges_field_by_field() {
+    let corroborating = |corroborate| ResetPolicy {
+        corroborate: Some(corroborate),
+        ..ResetPolicy::default()
+    };
+    let policy = HealthPolicySpec {
+        reset_policy: Some(corroborating(Corroborate {
+            io_quiet_seconds: Some(60),
+            guest_agent: Some(GuestAgentCheck::Ignore),
+            max_veto_seconds: None,
+        })),
+        ..HealthPolicySpec::default()
+    };
+    let vm = ManagedVMSpec {
+        reset_policy: Some(corroborating(Corroborate {
+            io_quiet_seconds: Some(30),
+            ..Corroborate::default()
+        })),
+        ..vm()
+    };
+    let e = effective(
+        &vm,
+        Found::Policy {
+            name: "default",
+            spec: &policy,
+        },
+    );
+    assert_eq!((e.io_quiet, e.guest_agent, e.max_veto), (seconds(30), GuestAgentCheck::Ignore, seconds(900)));
+}
+
+#[test]
 fn two_valid_halves_that_contradict_name_both_sources() {
     let policy = HealthPolicySpec {
         heartbeat: Some(HeartbeatSettings {

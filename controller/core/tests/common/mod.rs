@@ -20,6 +20,7 @@ use defib_core::life::Vital;
 use defib_core::observer::{ObserverView, Trouble};
 use defib_core::policy::{Effective, Found, effective};
 use defib_core::time::{Mono, Now};
+use defib_core::window::Windows;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub struct Scene {
     pub vm: ManagedVM,
     pub policy: HealthPolicySpec,
     pub policy_is_missing: bool,
+    pub windows: Windows,
     pub cluster: ProxmoxClusterSpec,
     pub heartbeat: Heartbeat,
     pub observer: ObserverView,
@@ -71,10 +73,12 @@ pub fn healthy() -> Scene {
                 window_seconds: Some(WINDOW as u32),
                 stabilization_seconds: Some(STABILIZATION as u32),
                 forgive_before: None,
+                corroborate: None,
             }),
             ..HealthPolicySpec::default()
         },
         policy_is_missing: false,
+        windows: Windows::Closed { opens: None },
         cluster: ProxmoxClusterSpec {
             endpoints: vec!["https://pve1:8006".into()],
             token_secret_ref: NameRef { name: "pve-token".into() },
@@ -247,11 +251,30 @@ impl Scene {
     pub fn look(mut self, change: impl FnOnce(&mut Look)) -> Self {
         let mut look = running();
         change(&mut look);
+        let io = Some(quiet_for(self.now.mono, 200));
         self.closer = Some(Closer {
             look: Ok(look),
             fleet: one_unhealthy_of(10),
+            io,
+            guest_agent: Some(GuestAgentState::Silent),
         });
         self
+    }
+
+    /// What else the closer look has seen.
+    pub fn closer(mut self, change: impl FnOnce(&mut Closer)) -> Self {
+        change(self.closer.as_mut().unwrap());
+        self
+    }
+
+    /// The guest has moved nothing for so long, as far as it was watched.
+    pub fn quiet_for(self, s: u64) -> Self {
+        let io = quiet_for(self.now.mono, s);
+        self.closer(|c| c.io = Some(io))
+    }
+
+    pub fn corroborate(self, change: impl FnOnce(&mut Corroborate)) -> Self {
+        self.reset_policy(|p| change(p.corroborate.get_or_insert_default()))
     }
 
     pub fn look_failed(mut self, reason: &'static str, message: &str) -> Self {
@@ -261,6 +284,8 @@ impl Scene {
                 message: message.into(),
             }),
             fleet: one_unhealthy_of(10),
+            io: None,
+            guest_agent: None,
         });
         self
     }
@@ -358,6 +383,7 @@ impl Scene {
         Observed {
             vm: &self.vm,
             policy: self.found(),
+            windows: &self.windows,
             cluster: Some(&self.cluster),
             effective,
             heartbeat: &self.heartbeat,
@@ -394,6 +420,7 @@ impl Scene {
         match &decision.next {
             Next::Nothing => condition(&decision, kind::RESET_ALLOWED).reason.to_owned(),
             Next::LookCloser => "Look".into(),
+            Next::AskGuestAgent => "Ask".into(),
             Next::Begin(intent) => format!("Reset {:?}", intent.current.trigger),
             Next::Continue(_) => "Continue".into(),
         }

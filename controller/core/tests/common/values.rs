@@ -1,6 +1,7 @@
 //! Plain values: times, machines, reports, what Proxmox says, and the stages of a reset.
 
 use defib_api::*;
+use defib_core::corroboration::{Counters, GuestIo};
 use defib_core::fleet::{Count, Fleet};
 use defib_core::gate::Look;
 use defib_core::heartbeat::Report;
@@ -86,6 +87,11 @@ pub fn running() -> Look {
         uptime: secs(90_000),
         no_reboot: false,
     }
+}
+
+/// A guest that was watched for so many seconds, and moved nothing.
+pub fn quiet_for(now: Mono, s: u64) -> GuestIo {
+    GuestIo::new(Counters::default(), Mono(now.0.saturating_sub(s * 1_000)))
 }
 
 /// One unhealthy VM, ours, of so many, at all three widths.

@@ -47,7 +47,7 @@ proptest! {
         prop_assume!(scene.manual.is_none() && status.episode.is_none());
         prop_assume!(scene.effective().steps.iter().all(|s| s.max_attempts > 0));
         let decision = scene.decide();
-        let graceful = condition(&decision, kind::RESET_ALLOWED).reason == "StartupGrace";
+        let graceful = matches!(condition(&decision, kind::RESET_ALLOWED).reason, "StartupGrace" | "GuestIO");
         if forbids(&scene).is_empty() && !graceful {
             prop_assert!(automatic(&decision), "{:?}", scene.verdict());
         }
@@ -112,7 +112,7 @@ fn the_generated_scenes_reach_all_decisions() {
     let mut runner = TestRunner::deterministic();
     let mut seen = BTreeMap::<String, u32>::new();
     let (mut still, mut all) = (0, 0);
-    for i in 0..6_000 {
+    for i in 0..12_000 {
         let scene = scene(if i % 2 == 0 { 3 } else { 10 }).new_tree(&mut runner).unwrap().current();
         let decision = scene.decide();
         let label = match &decision.next {
@@ -143,6 +143,7 @@ fn the_generated_scenes_reach_all_decisions() {
         "Armed",
         "ObserveOnly",
         "Paused",
+        "MaintenanceWindow",
         "Deleting",
         "PolicyNotFound",
         "InvalidPolicy",
@@ -153,6 +154,9 @@ fn the_generated_scenes_reach_all_decisions() {
         "Unsupervised",
         "Stopping",
         "StartupGrace",
+        "Ask",
+        "GuestIO",
+        "GuestAgentAnswers",
         "ObserverNotServing",
         "ObserverSettling",
         "ManagedByAnother",

@@ -2,10 +2,12 @@
 
 use crate::common::*;
 use defib_api::*;
+use defib_core::corroboration::{Counters, GuestIo};
 use defib_core::decide::Inventory;
 use defib_core::fleet::Count;
 use defib_core::observer::Trouble;
 use defib_core::time::{Mono, Now};
+use defib_core::window::Windows;
 use jiff::Timestamp;
 use proptest::option;
 use proptest::prelude::*;
@@ -144,17 +146,39 @@ fn reset_policy() -> impl Strategy<Value = ResetPolicy> {
         option::of(seconds()),
         option::of(seconds()),
         option::of(stored_time()),
+        option::of(corroborate()),
     )
         .prop_map(
-            |(mode, steps, max_resets, window_seconds, stabilization_seconds, forgive_before)| ResetPolicy {
+            |(mode, steps, max_resets, window_seconds, stabilization_seconds, forgive_before, corroborate)| ResetPolicy {
                 mode,
                 steps,
                 max_resets,
                 window_seconds,
                 stabilization_seconds,
                 forgive_before,
+                corroborate,
             },
         )
+}
+
+fn corroborate() -> impl Strategy<Value = Corroborate> {
+    let check = prop_oneof![Just(GuestAgentCheck::Auto), Just(GuestAgentCheck::Ignore)];
+    (option::of(seconds()), option::of(check), option::of(seconds())).prop_map(|(io_quiet_seconds, guest_agent, max_veto_seconds)| {
+        Corroborate {
+            io_quiet_seconds,
+            guest_agent,
+            max_veto_seconds,
+        }
+    })
+}
+
+fn guest_agent() -> impl Strategy<Value = Option<GuestAgentState>> {
+    option::of(prop_oneof![
+        Just(GuestAgentState::Answers),
+        Just(GuestAgentState::Silent),
+        Just(GuestAgentState::NotConfigured),
+        Just(GuestAgentState::Unknown),
+    ])
 }
 
 fn heartbeat_settings() -> impl Strategy<Value = HeartbeatSettings> {
@@ -333,6 +357,13 @@ fn deviation() -> BoxedStrategy<Deviation> {
             1 => s.policy.pauses = pauses,
             _ => s.cluster.pauses = pauses,
         }),
+        change((0u8..3, stored_time(), word()), |s, (how, at, text)| {
+            s.windows = match how {
+                0 => Windows::Closed { opens: Some(at) },
+                1 => Windows::Open { schedule: text, closes: at },
+                _ => Windows::Invalid { message: text },
+            };
+        }),
         change(Just(()), |s, ()| s.vm.spec.identity = Some(IdentityCheck::Trust)),
         change(Just(()), |s, ()| s.policy_is_missing = true),
         change(Just(()), |s, ()| s.vm.metadata.name = None),
@@ -346,7 +377,7 @@ fn deviation() -> BoxedStrategy<Deviation> {
         }),
         change(moment(), |s, v| s.hold_lifted = v),
         change(any::<bool>(), |s, v| s.foreign_heartbeat = v),
-        change(prop_oneof![Just(0u64), 0u64..100, Just(u64::MAX)], |s, v| s.journal_unchanged =
+        change(prop_oneof![Just(0u64), 0u64..200, Just(u64::MAX)], |s, v| s.journal_unchanged =
             Duration::from_secs(v)),
         change(machine(), |s, v| s.own_node = v),
         change(machine(), |s, v| s.uuid_in_proxmox = v),
@@ -386,6 +417,16 @@ fn deviation() -> BoxedStrategy<Deviation> {
                 }
             }
         ),
+        change(guest_agent(), |s, v| {
+            if let Some(closer) = s.closer.as_mut() {
+                closer.guest_agent = v;
+            }
+        }),
+        change(option::of(moment()), |s, moved| {
+            if let Some(closer) = s.closer.as_mut() {
+                closer.io = moved.map(|at| GuestIo::new(Counters::default(), at));
+            }
+        }),
         change((count(), count(), count()), |s, (policy, cluster, all)| {
             if let Some(closer) = s.closer.as_mut() {
                 closer.fleet = defib_core::fleet::Fleet { policy, cluster, all };

@@ -1,9 +1,10 @@
 //! What the rules demand of an automatic reset, written down a second time, in another way than core does: from the rules' words, over the raw input.
 
 use crate::common::*;
-use defib_api::{AgentState, IdentityCheck, Mode};
+use defib_api::{AgentState, GuestAgentCheck, GuestAgentState, IdentityCheck, Mode};
 use defib_core::fleet::{Count, Limits};
 use defib_core::heartbeat::same_machine;
+use defib_core::window::Windows;
 use std::time::Duration;
 
 /// Every rule that forbids an automatic reset in this scene.
@@ -26,6 +27,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         .flatten()
         .any(|p| p.expires_at.is_none_or(|end| end > s.now.wall));
     unless(!paused, "no pause stands");
+    unless(matches!(s.windows, Windows::Closed { .. }), "no maintenance window is open, and all are understood");
 
     let published = status.heartbeat.clone().unwrap_or_default();
     let (machine, state, supervised) = match &s.heartbeat.report {
@@ -70,7 +72,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     let vetoed = s
         .heartbeat
         .wrong_key
-        .is_some_and(|(first, newest)| s.now.mono.since(first) < Duration::from_secs(900) && s.now.mono.since(newest) < e.timeout);
+        .is_some_and(|(first, newest)| s.now.mono.since(first) < e.max_veto && s.now.mono.since(newest) < e.timeout);
     unless(!vetoed, "no other contact");
 
     let Some(closer) = &s.closer else {
@@ -101,6 +103,18 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         );
     } else {
         unless(false, "Proxmox answers");
+    }
+    let heard = s.heartbeat.last_life.unwrap_or_default();
+    let silence = s.now.mono.since(heard.max(s.observer.since).max(s.hold_lifted));
+    let over = silence.saturating_sub(e.timeout);
+    let attempted = status.episode.as_ref().and_then(|e| e.last_end_time).map(|t| older(s, t));
+    // The grace of a boot, and what another process published, only make the veto last longer.
+    let vetoed_long_enough = over >= e.max_veto && attempted.is_none_or(|ago| ago >= e.max_veto);
+    let quiet = closer.io.is_some_and(|io| io.quiet(s.now.mono) >= e.io_quiet);
+    unless(quiet || vetoed_long_enough, "the guest moves nothing");
+    if e.guest_agent == GuestAgentCheck::Auto {
+        unless(closer.guest_agent.is_some(), "the guest agent was asked");
+        unless(closer.guest_agent != Some(GuestAgentState::Answers), "the guest agent does not answer");
     }
     unless(s.alive_as.is_none(), "it reports as no other ManagedVM");
     unless(s.duplicate_of.is_none(), "no older ManagedVM decides on it");

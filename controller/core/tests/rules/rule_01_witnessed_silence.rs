@@ -7,6 +7,7 @@ use defib_api::Mode;
 use defib_core::conditions::kind;
 use defib_core::observer::{Observer, Trouble};
 use defib_core::time::Now;
+use defib_core::window::Windows;
 
 #[test]
 fn silence_is_counted_from_the_newest_of_three_moments() {
@@ -165,6 +166,16 @@ fn every_hold_of_configuration_is_told_so_that_its_end_restarts_the_clock() {
     let cases = [
         ("Enforce, nothing stands", silent(), false),
         ("a pause of the VM", silent().spec(|s| s.pauses = vec![pause("a", None)]), true),
+        (
+            "a maintenance window",
+            silent().with(|s| {
+                s.windows = Windows::Open {
+                    schedule: "* * * * *".into(),
+                    closes: wall(NOW as i64 + 60),
+                }
+            }),
+            true,
+        ),
         ("mode Observe", silent().reset_policy(|p| p.mode = Some(Mode::Observe)), true),
         ("a policy that is missing", silent().with(|s| s.policy_is_missing = true), true),
         (

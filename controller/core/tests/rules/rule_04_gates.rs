@@ -1,12 +1,13 @@
 //! **Gates**, the first failing one is the reason of `ResetAllowed=False`, with its arithmetic; none costs an attempt: mode, pause or window, deleting, valid policy /
 //! armed and silent / observer healthy / other contact / Proxmox reachable and saying running, unlocked, HA state harmless, same identity, node not in maintenance /
-//! cap / budgets at three widths. (Cap and budgets: `rule_04_budgets.rs`.)
+//! corroboration / cap / budgets at three widths. (Corroboration: `rule_04_corroboration.rs`; cap and budgets: `rule_04_budgets.rs`.)
 
 use crate::common::*;
-use defib_api::{HeartbeatSettings, Mode, ResetPolicy};
+use defib_api::{GuestAgentState, HeartbeatSettings, Mode, ResetPolicy};
 use defib_core::conditions::{Is, kind};
 use defib_core::decide::Next;
 use defib_core::observer::Trouble;
+use defib_core::window::Windows;
 
 /// A gate that blocks: in plain words, the scene, the reason, and what the message must say.
 type Blocks = (&'static str, Scene, &'static str, &'static str);
@@ -83,6 +84,23 @@ fn what_is_declared_blocks() {
             due().spec(|s| s.pauses = vec![pause("a", Some(wall(NOW as i64))), pause("b", Some(soon))]),
             "Paused",
             "paused by b",
+        ),
+        (
+            "a maintenance window is open",
+            due().with(|s| {
+                s.windows = Windows::Open {
+                    schedule: "30 2 * * SUN".into(),
+                    closes: soon,
+                }
+            }),
+            "MaintenanceWindow",
+            "a maintenance window of its HealthPolicy is open (30 2 * * SUN), until 2027-01-16T11:51:40Z",
+        ),
+        (
+            "a maintenance window that nobody understands",
+            due().with(|s| s.windows = Windows::Invalid { message: "what?".into() }),
+            "InvalidPolicy",
+            "what?",
         ),
         ("the ManagedVM is being deleted", due().deleting(), "Deleting", "left alone"),
         (
@@ -180,11 +198,9 @@ fn a_guest_that_booted_a_moment_ago_has_its_grace() {
             "Reset Automatic",
         ),
     ]);
-    assert_eq!(
-        booted_ago(GRACE - 30).decide().check_after,
-        secs(30),
-        "looked at when the grace ends"
-    );
+    let check_after = |left: u64| booted_ago(GRACE - left).decide().check_after;
+    assert_eq!(check_after(30), secs(15), "looked at a moment before the grace ends, to ask the guest agent");
+    assert_eq!(check_after(15), secs(15), "and when it ends");
 }
 
 #[test]
@@ -326,6 +342,10 @@ fn the_first_gate_that_fails_is_the_reason() {
             s.duplicate_of = Some("web-0".into());
             s.alive_as = Some("web-2".into());
             s.own_node = Some(MACHINE);
+            s.windows = Windows::Open {
+                schedule: "* * * * *".into(),
+                closes: wall(NOW as i64 + 60),
+            };
         })
         .spec(|s| s.pauses = vec![pause("a", None)])
         .reset_policy(|p| p.mode = None)
@@ -340,16 +360,19 @@ fn the_first_gate_that_fails_is_the_reason() {
             l.node_status = "offline".into();
             l.uptime = secs(1);
         })
+        .quiet_for(0)
+        .closer(|c| c.guest_agent = Some(GuestAgentState::Answers))
         .fleet(|f| f.policy.in_flight = 1);
     fn look_of(scene: &mut Scene) -> &mut defib_core::gate::Look {
         scene.closer.as_mut().unwrap().look.as_mut().unwrap()
     }
     type Repair = fn(&mut Scene);
-    let order: [(&str, Repair); 20] = [
+    let order: [(&str, Repair); 23] = [
         ("ObserveOnly", |s| {
             s.policy.reset_policy.as_mut().unwrap().mode = Some(Mode::Enforce)
         }),
         ("Paused", |s| s.vm.spec.pauses.clear()),
+        ("MaintenanceWindow", |s| s.windows = Windows::Closed { opens: None }),
         ("Deleting", |s| s.vm.metadata.deletion_timestamp = None),
         ("InvalidPolicy", |s| s.policy.heartbeat.as_mut().unwrap().report_seconds = Some(10)),
         ("NeverReported", |s| {
@@ -370,6 +393,8 @@ fn the_first_gate_that_fails_is_the_reason() {
         ("DuplicateMachine", |s| s.duplicate_of = None),
         ("OwnHost", |s| s.own_node = None),
         ("StartupGrace", |s| look_of(s).uptime = secs(9_000)),
+        ("GuestAgentAnswers", |s| s.closer.as_mut().unwrap().guest_agent = Some(GuestAgentState::Silent)),
+        ("GuestIO", |s| s.closer.as_mut().unwrap().io = Some(quiet_for(s.now.mono, 30))),
         ("ResetsExhausted", |s| s.vm.status.as_mut().unwrap().recent_resets.clear()),
     ];
     for (reason, repair) in order {

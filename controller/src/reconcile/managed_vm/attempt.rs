@@ -8,7 +8,7 @@ use super::observe::{Facts, policy_of};
 use super::{books, progress, record, report};
 use defib_api::{CurrentReset, ManagedVM, Trigger};
 use defib_core::decide::{Decision, Intent};
-use defib_core::fleet::{Limits, over_committed};
+use defib_core::fleet::over_committed;
 use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
 use defib_core::time::Now;
 use defib_proxmox::{Connection, Delivery};
@@ -71,11 +71,7 @@ async fn prepare(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) ->
     let withdrawal = |reason, message: String| Withdrawal { reason, message };
     if intent.current.trigger == Trigger::Automatic {
         let live = live_intents(ctx, facts).await.map_err(|e| withdrawal(e.reason(), e.to_string()))?;
-        let policy = Limits {
-            max_in_flight: facts.effective.max_in_flight,
-            max_unhealthy: facts.effective.max_unhealthy.clone(),
-        };
-        if over_committed(live, &policy, &ctx.limits) {
+        if over_committed(live, &facts.effective.limits(), &ctx.limits) {
             return Err(withdrawal(
                 "MaxInFlight",
                 format!("{} resets were begun at the same time, more than the budgets allow", live[2]),

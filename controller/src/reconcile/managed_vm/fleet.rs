@@ -1,5 +1,6 @@
 //! Counts the fleet from memory, for the budgets.
 
+use super::super::cache::Key;
 use super::super::context::{Context, FleetCounts, vm_key};
 use super::observe::{found, policy_of};
 use defib_api::ManagedVM;
@@ -7,8 +8,10 @@ use defib_core::fleet::{Standing, standing};
 use defib_core::life::Vital;
 use defib_core::policy::{effective, standing_pause};
 use defib_core::time::Now;
+use defib_core::window::Windows;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -31,9 +34,10 @@ pub fn counts(ctx: &Context) -> Arc<FleetCounts> {
 
 fn count(ctx: &Context, now: Now) -> FleetCounts {
     let mut counts = FleetCounts::default();
+    let mut open = HashMap::new();
     for object in ctx.vms.state() {
         let Ok(vm) = &object.0 else { continue };
-        let (standing, policy) = stands(ctx, vm, now);
+        let (standing, policy) = stands(ctx, vm, &mut open, now);
         let in_flight = vm.status.as_ref().is_some_and(|s| s.current_reset.is_some());
         let namespace = vm.namespace().unwrap_or_default();
         let cluster = (namespace.clone(), vm.spec.proxmox.cluster_ref.name.clone());
@@ -44,8 +48,8 @@ fn count(ctx: &Context, now: Now) -> FleetCounts {
     counts
 }
 
-/// How one VM counts, and the name of the policy that applies to it.
-fn stands(ctx: &Context, vm: &ManagedVM, now: Now) -> (Standing, Option<String>) {
+/// How one VM counts, and the name of the policy that applies to it. `open` remembers of each policy whether a maintenance window is open.
+fn stands(ctx: &Context, vm: &ManagedVM, open: &mut HashMap<Key, bool>, now: Now) -> (Standing, Option<String>) {
     let (namespace, policy_name) = policy_of(vm);
     let guard = ctx.policies.get(&ObjectRef::new(&policy_name).within(&namespace));
     let policy = guard.as_ref().and_then(|g| g.0.as_ref().ok());
@@ -58,7 +62,12 @@ fn stands(ctx: &Context, vm: &ManagedVM, now: Now) -> (Standing, Option<String>)
         .map_or(&[][..], |c| c.spec.pauses.as_slice());
     let policy_pauses = policy.map_or(&[][..], |p| p.spec.pauses.as_slice());
     let pauses = vm.spec.pauses.iter().chain(policy_pauses).chain(cluster_pauses);
-    let paused = standing_pause(pauses, now.wall).is_some();
+    let window = policy.is_some_and(|p| {
+        *open
+            .entry((namespace.clone(), policy_name.clone()))
+            .or_insert_with(|| matches!(ctx.windows(Some(p), now.wall), Windows::Open { .. }))
+    });
+    let paused = window || standing_pause(pauses, now.wall).is_some();
     let effective = effective(&vm.spec, found(vm, policy));
     let key = vm_key(vm);
     let heartbeat = ctx.ledger.view(&key);

@@ -3,16 +3,20 @@
 use super::super::cache::{Key, get};
 use super::super::context::{ClusterView, Context, is_newer, vm_key};
 use super::super::kube_api::call;
+use super::super::proxmox_cluster::counters;
 use super::super::{Error, vm_reset};
 use super::fleet;
 use crate::heartbeat::VmKey;
-use defib_api::{HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_api::{GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_core::corroboration::{ANSWER_COUNTS, Counters, GuestIo};
 use defib_core::decide::{Inventory, Observed};
+use defib_core::fleet::{Fleet, budget};
 use defib_core::gate::{Closer, Look, LookFailed, configuration};
 use defib_core::heartbeat::Heartbeat;
 use defib_core::policy::{Effective, Found, effective};
 use defib_core::time::{Mono, Now};
-use defib_proxmox::{Client, Node, VmConfig, VmStatus};
+use defib_core::window::Windows;
+use defib_proxmox::{Client, GuestAgent, Node, VmConfig, VmStatus};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use std::sync::Arc;
@@ -27,6 +31,7 @@ pub struct Facts {
     pub key: VmKey,
     pub vm: ManagedVM,
     policy: Option<HealthPolicy>,
+    windows: Windows,
     cluster: Option<ProxmoxCluster>,
     pub effective: Effective,
     heartbeat: Heartbeat,
@@ -76,13 +81,68 @@ impl Facts {
         )?;
         let manual = manual.filter(|r| vm_reset::may_run(r, ctx.clock.now().wall));
         let mut facts = Self::gather(ctx, cached.key.clone(), vm, policy, cluster, manual);
-        let look = facts.look().await;
-        if let Ok(Look { uuid: Some(uuid), .. }) = &look {
+        let looked = facts.look().await;
+        if let Ok((Look { uuid: Some(uuid), .. }, _)) = &looked {
             facts.saw(ctx, *uuid);
         }
-        let fleet = fleet::counts(ctx).of(&facts.policy_key(), &facts.cluster_key());
-        facts.closer = Some(Closer { look, fleet });
+        let now = ctx.clock.now().mono;
+        let (look, counters) = match looked {
+            Ok((look, counters)) => (Ok(look), counters),
+            Err(failed) => (Err(failed), None),
+        };
+        facts.closer = Some(Closer {
+            look,
+            fleet: facts.fleet(ctx),
+            io: facts.io(counters, now),
+            guest_agent: facts.guest_agent(ctx, now),
+        });
         Ok(facts)
+    }
+
+    /// How the fleet around this VM stands.
+    pub fn fleet(&self, ctx: &Context) -> Fleet {
+        fleet::counts(ctx).of(&self.policy_key(), &self.cluster_key())
+    }
+
+    /// Whether the budgets leave room for a reset of this VM. Where they do not, as when a whole fleet is silent, nobody's guest agent is asked: it would take
+    /// Proxmox minutes.
+    pub fn has_budget(&self, ctx: &Context) -> bool {
+        budget(&self.fleet(ctx), &self.effective.limits(), &ctx.limits).is_none()
+    }
+
+    /// What the guest moves: by the readings of the list of all VMs, and by a look at this one a moment ago.
+    fn io(&self, looked: Option<Counters>, now: Mono) -> Option<GuestIo> {
+        let vmid = self.vm.spec.proxmox.vmid;
+        let watched = self.view.as_ref().and_then(|v| v.vms.get(&vmid)).and_then(|row| row.io);
+        match (watched, looked) {
+            (Some(io), Some(looked)) => Some(io.read(looked, now)),
+            (io, looked) => io.or_else(|| looked.map(|looked| GuestIo::new(looked, now))),
+        }
+    }
+
+    /// What the QEMU guest agent did when it was asked, where that was a moment ago.
+    pub fn guest_agent(&self, ctx: &Context, now: Mono) -> Option<GuestAgentState> {
+        let (state, at) = ctx.remember(&self.key, |m| m.guest_agent)?;
+        (now.since(at) < ANSWER_COUNTS).then_some(state)
+    }
+
+    /// Asks the QEMU guest agent, and remembers what it did. One that hangs takes 3 s.
+    pub async fn ask_guest_agent(&self, ctx: &Context) {
+        let looked = self.closer.as_ref().and_then(|c| c.look.as_ref().ok()).map(|look| look.node.as_str());
+        let (Some(node), Some(client)) = (looked.or(self.row().map(|(node, _)| node)), self.client()) else {
+            return;
+        };
+        let state = match client.guest_agent(node, self.vm.spec.proxmox.vmid).await {
+            Ok(GuestAgent::Answers) => GuestAgentState::Answers,
+            Ok(GuestAgent::Silent) => GuestAgentState::Silent,
+            Ok(GuestAgent::NotConfigured) => GuestAgentState::NotConfigured,
+            Err(error) => {
+                tracing::info!(vm = %self.key, %error, "the QEMU guest agent cannot be asked");
+                GuestAgentState::Unknown
+            }
+        };
+        let now = ctx.clock.now().mono;
+        ctx.remember(&self.key, |m| m.guest_agent = Some((state, now)));
     }
 
     fn gather(
@@ -115,6 +175,7 @@ impl Facts {
             newest_received: ctx.ledger.newest_received(&key),
             duplicate_of: ctx.machines.older(&vm),
             alive_as: alive_as(ctx, &vm, &effective, now),
+            windows: ctx.windows(policy.as_ref(), now.wall),
             key,
             vm,
             policy,
@@ -155,6 +216,7 @@ impl Facts {
         Observed {
             vm: &self.vm,
             policy: found(&self.vm, self.policy.as_ref()),
+            windows: &self.windows,
             cluster: self.cluster.as_ref().map(|c| &c.spec),
             effective: &self.effective,
             heartbeat: &self.heartbeat,
@@ -199,7 +261,7 @@ impl Facts {
 
     /// Looks at the VM in Proxmox now, on the node where it was seen last. Only where it is not there any more - VMs migrate - is it searched in the list of all
     /// VMs: Proxmox takes long to write that of thousands, and many VMs are looked at together.
-    async fn look(&self) -> Result<Look, LookFailed> {
+    async fn look(&self) -> Result<(Look, Option<Counters>), LookFailed> {
         let vmid = self.vm.spec.proxmox.vmid;
         let failed = |reason, message: String| LookFailed { reason, message };
         let unreachable = |e: defib_proxmox::Error| failed("ProxmoxUnreachable", format!("cannot look at the VM in Proxmox: {e}"));
@@ -245,7 +307,9 @@ impl Facts {
             .iter()
             .find(|n| n.node == node)
             .map_or_else(|| "unknown".into(), |n| n.status.to_string());
-        Ok(Look {
+        // A monitor that hangs tells nothing of the disks.
+        let moved = status.monitor_answers.then(|| counters(&status.counters));
+        let look = Look {
             node,
             node_status,
             qmp_status: status.qmp_status.to_string(),
@@ -254,7 +318,8 @@ impl Facts {
             uuid: config.smbios_uuid,
             uptime: Duration::from_secs(status.uptime),
             no_reboot: !config.reboot,
-        })
+        };
+        Ok((look, moved))
     }
 
     /// The client of the VM's cluster. Without the ProxmoxCluster there is none, whatever was made of it before it was deleted.
@@ -356,9 +421,9 @@ fn inventory(vm: &ManagedVM, cluster: Option<&ProxmoxCluster>, view: Option<&Clu
     match view {
         None => unread("Proxmox was not read yet"),
         Some(view) => match (view.vms.get(&vm.spec.proxmox.vmid), &view.error) {
-            (Some((node, status)), _) => Inventory::Row {
-                node: node.clone(),
-                status: status.clone(),
+            (Some(row), _) => Inventory::Row {
+                node: row.node.clone(),
+                status: row.status.clone(),
             },
             (None, Some((_, message))) => unread(message),
             (None, None) if !view.read => unread("Proxmox was not read yet"),
