@@ -39,6 +39,9 @@ pub struct RunOptions {
     /// With more unhealthy VMs than this in a ProxmoxCluster or in all (a count or a percentage), none is reset.
     #[arg(long, env = "DEFIB_MAX_UNHEALTHY", default_value = "20%", value_parser = int_or_percent)]
     pub max_unhealthy: IntOrPercent,
+    /// Resets nothing automatically, whatever policies say: VMs are watched, and what would have been reset is recorded. Requests of people run.
+    #[arg(long, env = "DEFIB_OBSERVE_ONLY")]
+    pub observe_only: bool,
     /// Seconds between two readings of a ProxmoxCluster's VMs.
     #[arg(long, env = "DEFIB_POLL_SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=300))]
     pub poll_seconds: u64,

@@ -176,6 +176,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
             max_in_flight: options.max_in_flight,
             max_unhealthy: options.max_unhealthy.clone(),
         },
+        observe_only: options.observe_only,
         poll: options.poll(),
         proxmox_clients: Default::default(),
     });

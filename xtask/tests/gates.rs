@@ -350,6 +350,22 @@ fn what_must_not_be_reset_is_not() -> Result<()> {
     for vmid in untouchable {
         ensure!(lab.resets_of(vmid)? == 0, "VM {vmid} was reset");
     }
+    // What is only observed has a record of what would have been done, and one.
+    let observed = records(&lab, "observed")?;
+    ensure!(
+        observed.len() == 1
+            && observed[0]["status"]["outcome"] == "WouldReset"
+            && observed[0]["status"]["evidence"]["qmpStatus"] == "running",
+        "one record that it would have been reset: {}",
+        json!(observed)
+    );
+    let object = lab.get(VMS, "observed")?;
+    ensure!(
+        object["status"]["recentResets"].is_null() && object["status"]["episode"]["attempts"] == 0,
+        "it costs nothing: {}",
+        object["status"]
+    );
+
     // Whoever does not want these looks at the guest opts out of them.
     let none = json!({ "resetPolicy": { "corroborate": { "guestAgent": "Ignore", "maxVetoSeconds": 0 } } });
     for (vm, vmid) in [("lives", LIVES), ("busy", BUSY)] {

@@ -77,7 +77,7 @@ pub struct Threshold {
 pub enum Mode {
     /// A silent VM is reset when every gate lets it pass.
     Enforce,
-    /// Watched and shown, never reset by Defib on its own.
+    /// Watched and shown, never reset by Defib on its own. When every gate would let a reset pass, a VMReset with the outcome WouldReset says so, once for each silence.
     Observe,
 }
 

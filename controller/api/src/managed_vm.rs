@@ -252,7 +252,7 @@ pub struct Episode {
     pub id: String,
     /// When its first attempt was decided.
     pub start_time: Timestamp,
-    /// Attempts that counted, over all steps.
+    /// Attempts that counted, over all steps. 0: it was only observed.
     pub attempts: u32,
     /// When its newest attempt ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -154,6 +154,8 @@ pub enum Outcome {
     Expired,
     /// Another reset of the same VM came first.
     Superseded,
+    /// Nothing was done, as the mode is Observe: with Enforce the VM would have been reset at this moment.
+    WouldReset,
     /// Nobody knows whether it ran, and the VM did not report from a new boot.
     Unknown,
 }
@@ -167,6 +169,7 @@ impl Outcome {
             Self::Failed => "Failed",
             Self::Expired => "Expired",
             Self::Superseded => "Superseded",
+            Self::WouldReset => "WouldReset",
             Self::Unknown => "Unknown",
         }
     }

@@ -42,7 +42,11 @@ impl GuestIo {
     /// A later reading. Any difference is movement, also a smaller number: that is another QEMU process.
     #[must_use]
     pub fn read(self, counters: Counters, now: Mono) -> Self {
-        if self.counters == counters { self } else { Self::new(counters, now) }
+        if self.counters == counters {
+            self
+        } else {
+            Self::new(counters, now)
+        }
     }
 
     /// For how long the guest has moved nothing, as far as it was watched.

@@ -83,6 +83,10 @@ pub struct Observed<'a> {
     pub alive_as: Option<&'a str>,
     /// Limits for each cluster and for all of Defib.
     pub limits: &'a Limits,
+    /// Whatever policies say, nothing is reset automatically.
+    pub observe_only: bool,
+    /// Of this silence it is recorded already that a reset would have begun.
+    pub would_reset_recorded: bool,
 }
 
 /// What is to be done about one VM.
@@ -123,6 +127,8 @@ pub enum Next {
     AskGuestAgent,
     /// Every gate lets this pass: enter it in the journal, then act.
     Begin(Box<Intent>),
+    /// Every gate would let this pass, if the VM were not only observed: record it.
+    WouldReset(Box<Intent>),
     /// A reset is under way.
     Continue(Step),
 }
@@ -158,22 +164,27 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let manual = o.manual.filter(|_| current.is_none());
     let manual_gate = manual.map(|_| gates(o, &vital, life, Trigger::Manual, now));
     let automatic = gates(o, &vital, life, Trigger::Automatic, now);
+    let only_observed = gate::mode(o);
+    let recorded = only_observed.is_some() && o.would_reset_recorded;
     let next = match (current, manual, &manual_gate) {
         (Some(current), _, _) => Next::Continue(journal::next(current, o.me, o.journal_unchanged, &vital, now)),
         (None, Some(request), Some(Gate::Open(closer))) => begin(o, &vital, closer, Some(request), now),
         (None, _, Some(Gate::Unseen)) => Next::LookCloser,
         _ => match &automatic {
+            _ if recorded => Next::Nothing,
             Gate::Open(closer) if corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
+            Gate::Open(closer) if only_observed.is_some() => observed(begin(o, &vital, closer, None, now)),
             Gate::Open(closer) => begin(o, &vital, closer, None, now),
             Gate::Unseen => Next::LookCloser,
             Gate::Blocked(_) => Next::Nothing,
         },
     };
     // ResetAllowed speaks of Defib's own resets, also while a person's request is looked into.
-    let blocked = match automatic {
+    let automatic = match automatic {
         Gate::Blocked(blocked) => Some(blocked),
         _ => None,
     };
+    let blocked = only_observed.as_ref().or(automatic.as_ref());
 
     let held = gate::configuration(o, Trigger::Automatic, now).is_some();
     let over = current.is_none() && status.is_some_and(|s| s.episode.is_some()) && episode_over(&vital, fresh_since(o), now);
@@ -182,7 +193,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         _ => None,
     };
     Decision {
-        conditions: words::conditions(o, &vital, life, &next, blocked.as_ref(), now),
+        conditions: words::conditions(o, &vital, life, &next, blocked, now),
         identity: identity(status).or(o.uuid_in_proxmox),
         resets_in_window: u32::try_from(counted(recent, o.effective, now).len()).unwrap_or(u32::MAX),
         episode_over: over,
@@ -190,7 +201,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
         ask_ahead: ask_ahead(o, &vital, life, held, now),
-        check_after: check_after(o, &next, life, blocked.as_ref(), manual_waits.as_ref(), now),
+        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), recorded, now),
         manual_waits,
         next,
     }
@@ -205,7 +216,7 @@ enum Gate<'a> {
 
 /// All gates in the order of rule 4.
 fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, trigger: Trigger, now: Now) -> Gate<'a> {
-    if let Some(b) = gate::configuration(o, trigger, now) {
+    if let Some(b) = gate::declared(o, trigger, now) {
         return Gate::Blocked(b);
     }
     if trigger == Trigger::Automatic
@@ -315,9 +326,7 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
             last_received_time: last_received,
             qmp_status: Some(look.qmp_status.clone()),
             qemu_uptime_seconds: Some(look.uptime.as_secs()),
-            io_quiet_seconds: closer
-                .io
-                .map(|io| u32::try_from(io.quiet(now.mono).as_secs()).unwrap_or(u32::MAX)),
+            io_quiet_seconds: closer.io.map(|io| u32::try_from(io.quiet(now.mono).as_secs()).unwrap_or(u32::MAX)),
             guest_agent: closer.guest_agent,
             ha_state: look.ha_state.clone(),
             cpu_percent: percent(Metric::CPU),
@@ -329,6 +338,27 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
         },
         why,
     }))
+}
+
+/// What would begin, as a record: it costs no attempt, and has a name of its own.
+fn observed(next: Next) -> Next {
+    let Next::Begin(mut intent) = next else { return next };
+    if let Some(episode) = intent.episode.as_mut() {
+        episode.attempts = episode.attempts.saturating_sub(1);
+        if let Some(vm) = intent
+            .current
+            .name
+            .strip_suffix(&format!("-{}-{}", episode.id, intent.current.attempt))
+        {
+            intent.current.name = would_reset_name(vm, &episode.id);
+        }
+    }
+    Next::WouldReset(intent)
+}
+
+/// Name of the VMReset that says of an observed VM that it would have been reset in this episode.
+pub fn would_reset_name(vm: &str, episode: &str) -> String {
+    format!("{vm}-{episode}-observed")
 }
 
 /// Short, sortable, legal in a name, and not used twice for one VM: two episodes do not begin in one millisecond.
@@ -343,13 +373,22 @@ fn base36(n: i64) -> String {
     digits.iter().rev().collect()
 }
 
-fn check_after(o: &Observed<'_>, next: &Next, life: Life, blocked: Option<&Blocked>, manual: Option<&Blocked>, now: Now) -> Duration {
+fn check_after(
+    o: &Observed<'_>,
+    next: &Next,
+    life: Life,
+    blocked: Option<&Blocked>,
+    manual: Option<&Blocked>,
+    recorded: bool,
+    now: Now,
+) -> Duration {
     // A silent VM behind a gate is looked at again often enough to be helped soon, seldom enough to spare Proxmox's three workers.
     let soon = (o.effective.timeout / 8).clamp(Duration::from_secs(1), Duration::from_secs(10));
     let mut after = match next {
         Next::Continue(Step::Leave { recheck } | Step::Verify { recheck, .. }) => *recheck,
         Next::Continue(Step::Search { .. } | Step::Poll { .. } | Step::TakeOver | Step::Finish(_))
         | Next::Begin(_)
+        | Next::WouldReset(_)
         | Next::LookCloser
         | Next::AskGuestAgent => Duration::from_secs(1),
         Next::Nothing => RESYNC,
@@ -361,6 +400,7 @@ fn check_after(o: &Observed<'_>, next: &Next, life: Life, blocked: Option<&Block
                 let left = due.since(now.mono);
                 left.checked_sub(ahead(o)).filter(|early| !early.is_zero()).unwrap_or(left)
             }
+            (Life::Silent { .. }, _) if recorded => RESYNC,
             (Life::Silent { .. }, Some(Blocked { opens_after: Some(d), .. })) => (*d).min(Duration::from_secs(60)),
             (Life::Silent { .. }, _) => soon,
             (Life::Unarmed(_), _) => RESYNC,

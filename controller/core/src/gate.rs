@@ -91,16 +91,29 @@ const HARMLESS_HA: [&str; 4] = ["started", "ignored", "disabled", "stopped"];
 
 /// Gates that need no look at Proxmox: those of configuration.
 pub fn configuration(o: &Observed<'_>, trigger: Trigger, now: Now) -> Option<Blocked> {
-    if trigger == Trigger::Automatic {
-        if o.effective.mode == Mode::Observe {
-            return Some(Blocked::new(
-                "ObserveOnly",
-                "resetPolicy.mode is Observe (also where nothing is declared): this VM is watched and never reset; set it to Enforce",
-            ));
-        }
-        if let Some(held) = pause(o, now).or_else(|| window(o, now)) {
-            return Some(held);
-        }
+    mode(o)
+        .filter(|_| trigger == Trigger::Automatic)
+        .or_else(|| declared(o, trigger, now))
+}
+
+/// Whether the VM is only observed.
+pub fn mode(o: &Observed<'_>) -> Option<Blocked> {
+    let why = if o.observe_only {
+        "this Defib runs with --observe-only: it watches, and resets nothing on its own"
+    } else if o.effective.mode == Mode::Observe {
+        "resetPolicy.mode is Observe (also where nothing is declared): this VM is watched and never reset; set it to Enforce"
+    } else {
+        return None;
+    };
+    Some(Blocked::new("ObserveOnly", why))
+}
+
+/// What else is declared: pauses, windows, deletion, a policy that cannot be used.
+pub fn declared(o: &Observed<'_>, trigger: Trigger, now: Now) -> Option<Blocked> {
+    if trigger == Trigger::Automatic
+        && let Some(held) = pause(o, now).or_else(|| window(o, now))
+    {
+        return Some(held);
     }
     if o.vm.metadata.deletion_timestamp.is_some() {
         return Some(Blocked::new("Deleting", "this ManagedVM is being deleted; its VM is left alone"));

@@ -235,10 +235,7 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
         ),
         forgive_before: own.forgive_before.max(shared.forgive_before),
         io_quiet: seconds(own_look.io_quiet_seconds.or(shared_look.io_quiet_seconds).unwrap_or(io_quiet)),
-        guest_agent: own_look
-            .guest_agent
-            .or(shared_look.guest_agent)
-            .unwrap_or(GuestAgentCheck::Auto),
+        guest_agent: own_look.guest_agent.or(shared_look.guest_agent).unwrap_or(GuestAgentCheck::Auto),
         max_veto: seconds(
             own_look
                 .max_veto_seconds

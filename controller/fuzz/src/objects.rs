@@ -97,6 +97,8 @@ pub(crate) fn check(input: &[u8]) {
                 duplicate_of: None,
                 alive_as: None,
                 limits: &scene.limits,
+                observe_only: false,
+                would_reset_recorded: false,
             };
             decided(&observed, moment);
         }
@@ -298,7 +300,7 @@ fn decided(o: &Observed<'_>, now: Now) {
             "the API server takes the object and not what Defib writes of it"
         );
     }
-    if let Next::Begin(intent) = &decision.next {
+    if let Next::Begin(intent) | Next::WouldReset(intent) = &decision.next {
         evidence(&intent.evidence);
     }
 }
@@ -331,6 +333,10 @@ fn writes(o: &Observed<'_>, decision: &Decision, now: Now) -> Vec<Value> {
     };
     match &decision.next {
         Next::Nothing | Next::LookCloser | Next::AskGuestAgent => {}
+        Next::WouldReset(intent) => keep(Books {
+            episode: intent.episode.clone(),
+            ..books
+        }),
         Next::Begin(intent) => {
             let begun = books.begin(intent.current.clone(), intent.episode.clone());
             keep(begun.clone());

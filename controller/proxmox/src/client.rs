@@ -122,9 +122,7 @@ impl Client {
         let read = Read::node(node, ["qemu", &id, "agent", "get-osinfo"])?;
         match self.get::<IgnoredAny>(read.vmid(vmid)).await {
             Ok(_) => Ok(GuestAgent::Answers),
-            Err(Error::Other { status: 500, reason }) => {
-                GuestAgent::of_refusal(&reason).ok_or(Error::Other { status: 500, reason })
-            }
+            Err(Error::Other { status: 500, reason }) => GuestAgent::of_refusal(&reason).ok_or(Error::Other { status: 500, reason }),
             Err(error) => Err(error),
         }
     }

@@ -215,7 +215,9 @@ impl Transport {
         }
         let fail = |error: reqwest::Error| self.failure(&error, endpoint.authority(), read);
         let mut response = request.send().await.map_err(fail)?;
-        let mut body = BytesMut::new();
+        // A list that grows by doubling would for a moment take three times its size.
+        let announced = response.content_length().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        let mut body = BytesMut::with_capacity(announced.min(read.max_bytes));
         while let Some(chunk) = response.chunk().await.map_err(fail)? {
             if body.len() + chunk.len() > read.max_bytes {
                 // Dropping the response closes the connection: nothing more is read.

@@ -396,7 +396,10 @@ mod tests {
         for (reason, expected) in [
             ("No QEMU guest agent configured", Some(GuestAgent::NotConfigured)),
             ("QEMU guest agent is not running", Some(GuestAgent::Silent)),
-            ("VM 100 qmp command 'guest-get-osinfo' failed - got timeout", Some(GuestAgent::Silent)),
+            (
+                "VM 100 qmp command 'guest-get-osinfo' failed - got timeout",
+                Some(GuestAgent::Silent),
+            ),
             ("VM 100 qmp command 'query-status' failed - got timeout", None),
             ("got no worker upid - start worker failed", None),
         ] {

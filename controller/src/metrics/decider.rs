@@ -32,7 +32,15 @@ impl DeciderMetrics {
             "defib_resets_finished_total",
             "Resets that ended, by outcome.",
             "outcome",
-            &["Recovered", "NotRecovered", "Failed", "Expired", "Superseded", "Unknown"],
+            &[
+                "Recovered",
+                "NotRecovered",
+                "Failed",
+                "Expired",
+                "Superseded",
+                "WouldReset",
+                "Unknown",
+            ],
         )?;
         // Reasons of these two come from several places (Proxmox among them), all of them constants; a reason appears when it first happens.
         let withdrawn = IntCounterVec::new(

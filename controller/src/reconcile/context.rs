@@ -61,6 +61,8 @@ pub struct Context {
     pub own_node: Arc<OnceLock<Uuid>>,
     /// Limits of each cluster and of all.
     pub limits: Limits,
+    /// Whatever policies say, nothing is reset automatically.
+    pub observe_only: bool,
     /// Period of the readings of Proxmox.
     pub poll: Duration,
     /// Clients of the ProxmoxClusters.
@@ -83,10 +85,10 @@ pub struct ClusterView {
 /// A VM in Proxmox's list of all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VmRow {
-    /// Node on which it is.
-    pub node: String,
-    /// State in QEMU, or `unknown`.
-    pub status: String,
+    /// Node on which it is. Rows of one list share the text.
+    pub node: Arc<str>,
+    /// State in QEMU, or `unknown`; shared likewise.
+    pub status: Arc<str>,
     /// What its guest moves; none before it was told once.
     pub io: Option<GuestIo>,
 }
@@ -102,6 +104,8 @@ pub struct VmMemory {
     pub journal: Option<(Box<CurrentReset>, Mono)>,
     /// SMBIOS UUID that Proxmox told last.
     pub uuid: Option<Uuid>,
+    /// What its guest moves, by the looks at it.
+    pub io: Option<GuestIo>,
     /// What its QEMU guest agent did when it was asked last, and when that was.
     pub guest_agent: Option<(GuestAgentState, Mono)>,
     /// The ManagedVM as our own last write left it, until the watch has caught up.

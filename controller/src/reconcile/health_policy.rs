@@ -65,6 +65,12 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         &ctx.limits,
     );
     let allowed = match (&problem, pause, &blocked) {
+        _ if ctx.observe_only => Draft::new(
+            kind::RESET_ALLOWED,
+            Is::False,
+            "ObserveOnly",
+            "this Defib runs with --observe-only: it watches, and resets nothing on its own",
+        ),
         (Some(p), _, _) => Draft::new(kind::RESET_ALLOWED, Is::False, p.reason(), p.to_string()),
         (None, Some(p), _) => Draft::new(
             kind::RESET_ALLOWED,

@@ -14,7 +14,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -94,11 +94,15 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
 }
 
 /// VMs whose row came, went, or is on another node or in another state. What a guest moves is no news.
-fn changed_vms(old: &ClusterView, new: &ClusterView) -> std::collections::HashSet<u32> {
+fn changed_vms(old: &ClusterView, new: &ClusterView) -> HashSet<u32> {
     let differs = |a: &ClusterView, b: &ClusterView| -> Vec<u32> {
         a.vms
             .iter()
-            .filter(|(id, row)| b.vms.get(id).is_none_or(|other| (&other.node, &other.status) != (&row.node, &row.status)))
+            .filter(|(id, row)| {
+                b.vms
+                    .get(id)
+                    .is_none_or(|other| (&other.node, &other.status) != (&row.node, &row.status))
+            })
             .map(|(id, _)| *id)
             .collect()
     };
@@ -108,16 +112,24 @@ fn changed_vms(old: &ClusterView, new: &ClusterView) -> std::collections::HashSe
 type Rows = HashMap<u32, VmRow>;
 
 /// A row of the list of all VMs. Of one whose node publishes nothing, the counters are not told.
-fn row(vm: VmResource, old: &ClusterView, now: Mono) -> (u32, VmRow) {
+fn row(vm: &VmResource, old: &ClusterView, texts: &mut HashSet<Arc<str>>, now: Mono) -> (u32, VmRow) {
     let known = old.vms.get(&vm.vmid).and_then(|row| row.io);
     let told = (vm.status != RunState::Unknown).then(|| counters(&vm.counters));
     let io = match (known, told) {
         (Some(known), Some(told)) => Some(known.read(told, now)),
         (known, told) => known.or_else(|| told.map(|told| GuestIo::new(told, now))),
     };
+    let mut shared = |text: &str| {
+        let known = texts.get(text).cloned();
+        known.unwrap_or_else(|| {
+            let new: Arc<str> = text.into();
+            texts.insert(new.clone());
+            new
+        })
+    };
     let row = VmRow {
-        node: vm.node,
-        status: vm.status.to_string(),
+        node: shared(&vm.node),
+        status: shared(vm.status.as_str()),
         io,
     };
     (vm.vmid, row)
@@ -154,7 +166,8 @@ async fn read(
     let vms = client.resources().await.map_err(proxmox("list the VMs"))?;
     let mut nodes = client.nodes().await.map_err(proxmox("list the nodes"))?;
     let now = ctx.clock.now().mono;
-    let rows = vms.into_iter().map(|vm| row(vm, old, now)).collect();
+    let mut texts = HashSet::new();
+    let rows = vms.iter().map(|vm| row(vm, old, &mut texts, now)).collect();
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
     let nodes = nodes
         .into_iter()

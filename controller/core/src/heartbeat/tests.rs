@@ -169,7 +169,11 @@ fn an_alarm_ends_below_its_threshold_and_not_at_it() {
         })
     };
     assert_eq!(ended_at(80, 60, &[81.0, 80.0, 75.1, 75.0]), Some(3), "after the alarm");
-    assert_eq!(ended_at(80, 59, &[81.0, 80.0, 75.1, 75.0]), Some(1), "before it, any report within the limit begins the count anew");
+    assert_eq!(
+        ended_at(80, 59, &[81.0, 80.0, 75.1, 75.0]),
+        Some(1),
+        "before it, any report within the limit begins the count anew"
+    );
     assert_eq!(ended_at(2, 60, &[2.0, 1.1, 1.0]), Some(2), "a low threshold can be met again");
     assert_eq!(ended_at(1, 60, &[0.6, 0.5]), Some(1));
 }

@@ -103,7 +103,10 @@ fn what_is_looked_at_beside_silence_merges_field_by_field() {
             spec: &policy,
         },
     );
-    assert_eq!((e.io_quiet, e.guest_agent, e.max_veto), (seconds(30), GuestAgentCheck::Ignore, seconds(900)));
+    assert_eq!(
+        (e.io_quiet, e.guest_agent, e.max_veto),
+        (seconds(30), GuestAgentCheck::Ignore, seconds(900))
+    );
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub struct Scene {
     pub duplicate_of: Option<String>,
     pub alive_as: Option<String>,
     pub limits: Limits,
+    pub observe_only: bool,
+    pub would_reset_recorded: bool,
 }
 
 pub fn healthy() -> Scene {
@@ -114,6 +116,8 @@ pub fn healthy() -> Scene {
             max_in_flight: 3,
             max_unhealthy: IntOrPercent::Percent("20%".into()),
         },
+        observe_only: false,
+        would_reset_recorded: false,
     };
     scene.hear(report("boot-a", NOW as f64 - 5_000.0), NOW - 5);
     scene
@@ -400,6 +404,8 @@ impl Scene {
             duplicate_of: self.duplicate_of.as_deref(),
             alive_as: self.alive_as.as_deref(),
             limits: &self.limits,
+            observe_only: self.observe_only,
+            would_reset_recorded: self.would_reset_recorded,
         }
     }
 
@@ -422,6 +428,7 @@ impl Scene {
             Next::LookCloser => "Look".into(),
             Next::AskGuestAgent => "Ask".into(),
             Next::Begin(intent) => format!("Reset {:?}", intent.current.trigger),
+            Next::WouldReset(_) => "Would".into(),
             Next::Continue(_) => "Continue".into(),
         }
     }

@@ -40,6 +40,14 @@ proptest! {
         }
     }
 
+    /// What is recorded of a VM that is only observed is what would have been done.
+    #[test]
+    fn nothing_would_be_reset_that_a_rule_forbids(scene in scene(4)) {
+        if matches!(scene.decide().next, Next::WouldReset(_)) {
+            prop_assert_eq!(forbids(&scene), ["mode is Enforce"]);
+        }
+    }
+
     /// The other way round: where no rule forbids it, the VM is helped (unless a person's request goes first, or all steps were tried).
     #[test]
     fn what_no_rule_forbids_is_done(scene in scene(3)) {
@@ -130,6 +138,7 @@ fn the_generated_scenes_reach_all_decisions() {
     for kind in [
         "Reset Automatic",
         "Reset Manual",
+        "Would",
         "Look",
         "Leave",
         "TakeOver",

@@ -360,10 +360,15 @@ fn deviation() -> BoxedStrategy<Deviation> {
         change((0u8..3, stored_time(), word()), |s, (how, at, text)| {
             s.windows = match how {
                 0 => Windows::Closed { opens: Some(at) },
-                1 => Windows::Open { schedule: text, closes: at },
+                1 => Windows::Open {
+                    schedule: text,
+                    closes: at,
+                },
                 _ => Windows::Invalid { message: text },
             };
         }),
+        change(any::<bool>(), |s, v| s.observe_only = v),
+        change(any::<bool>(), |s, v| s.would_reset_recorded = v),
         change(Just(()), |s, ()| s.vm.spec.identity = Some(IdentityCheck::Trust)),
         change(Just(()), |s, ()| s.policy_is_missing = true),
         change(Just(()), |s, ()| s.vm.metadata.name = None),

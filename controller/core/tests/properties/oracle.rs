@@ -18,7 +18,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         }
     };
 
-    unless(e.mode == Mode::Enforce, "mode is Enforce");
+    unless(e.mode == Mode::Enforce && !s.observe_only, "mode is Enforce");
     unless(e.problem.is_none(), "the policy is valid");
     unless(s.vm.metadata.deletion_timestamp.is_none(), "not being deleted");
     let policy_pauses = if s.policy_is_missing { &[][..] } else { &s.policy.pauses };
@@ -27,7 +27,10 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         .flatten()
         .any(|p| p.expires_at.is_none_or(|end| end > s.now.wall));
     unless(!paused, "no pause stands");
-    unless(matches!(s.windows, Windows::Closed { .. }), "no maintenance window is open, and all are understood");
+    unless(
+        matches!(s.windows, Windows::Closed { .. }),
+        "no maintenance window is open, and all are understood",
+    );
 
     let published = status.heartbeat.clone().unwrap_or_default();
     let (machine, state, supervised) = match &s.heartbeat.report {
@@ -114,7 +117,10 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     unless(quiet || vetoed_long_enough, "the guest moves nothing");
     if e.guest_agent == GuestAgentCheck::Auto {
         unless(closer.guest_agent.is_some(), "the guest agent was asked");
-        unless(closer.guest_agent != Some(GuestAgentState::Answers), "the guest agent does not answer");
+        unless(
+            closer.guest_agent != Some(GuestAgentState::Answers),
+            "the guest agent does not answer",
+        );
     }
     unless(s.alive_as.is_none(), "it reports as no other ManagedVM");
     unless(s.duplicate_of.is_none(), "no older ManagedVM decides on it");

@@ -17,6 +17,7 @@ mod rule_03_contact;
 mod rule_04_budgets;
 mod rule_04_corroboration;
 mod rule_04_gates;
+mod rule_04_observe;
 mod rule_04_triggers;
 mod rule_04_windows;
 mod rule_05_protocol;

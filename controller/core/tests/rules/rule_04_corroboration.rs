@@ -27,14 +27,22 @@ fn a_guest_that_moves_data_is_not_reset_for_a_while() {
         ("quiet for long enough", due().quiet_for(QUIET), "Reset Automatic"),
         ("a second too short", due().quiet_for(QUIET - 1), "GuestIO"),
         ("nothing is known of its I/O", due().closer(|c| c.io = None), "GuestIO"),
-        ("over for a second less than the longest veto", busy_and_over_for(VETO - 1), "GuestIO"),
+        (
+            "over for a second less than the longest veto",
+            busy_and_over_for(VETO - 1),
+            "GuestIO",
+        ),
         ("over for as long as the longest veto", busy_and_over_for(VETO), "Reset Automatic"),
         (
             "after an attempt it boots, and may check its disk: the veto begins anew",
             busy_and_over_for(VETO).episode(1, VETO - 1),
             "GuestIO",
         ),
-        ("for as long as before it", busy_and_over_for(2 * VETO).episode(1, VETO), "Reset Automatic"),
+        (
+            "for as long as before it",
+            busy_and_over_for(2 * VETO).episode(1, VETO),
+            "Reset Automatic",
+        ),
         (
             "the policy says how quiet",
             due().quiet_for(9).corroborate(|c| c.io_quiet_seconds = Some(10)),
@@ -64,10 +72,7 @@ fn quiet_is_the_shorter_of_two_minutes_and_half_of_the_time_out() {
         });
         scene.effective().io_quiet
     };
-    assert_eq!(
-        [300, 240, 238, 60, 5, 4].map(io_quiet),
-        [120, 120, 119, 30, 2, 2].map(secs)
-    );
+    assert_eq!([300, 240, 238, 60, 5, 4].map(io_quiet), [120, 120, 119, 30, 2, 2].map(secs));
 }
 
 #[test]
@@ -151,7 +156,11 @@ fn it_is_asked_a_moment_before_the_time_out_is_over_and_only_when_the_vm_is_late
 fn the_gates_say_what_would_change_it_and_when_to_look_again() {
     let answers = agent(GuestAgentState::Answers).decide();
     let allowed = condition(&answers, kind::RESET_ALLOWED);
-    assert!(allowed.message.contains("resetPolicy.corroborate.guestAgent to Ignore"), "{}", allowed.message);
+    assert!(
+        allowed.message.contains("resetPolicy.corroborate.guestAgent to Ignore"),
+        "{}",
+        allowed.message
+    );
     assert_eq!(answers.check_after, secs(30));
 
     let moves = due().quiet_for(10).decide();
@@ -182,10 +191,18 @@ fn any_difference_of_the_counters_is_movement() {
         counters
     };
     let io = GuestIo::new(zero, Mono(1_000));
-    assert_eq!(io.read(zero, Mono(9_000)).quiet(Mono(10_000)), secs(9), "two equal readings, with a gap between");
+    assert_eq!(
+        io.read(zero, Mono(9_000)).quiet(Mono(10_000)),
+        secs(9),
+        "two equal readings, with a gap between"
+    );
     for counters in [one(|c| c.net_out = 1), one(|c| c.disk_read = 1), one(|c| c.disk_write = 1)] {
         let moved = io.read(counters, Mono(9_000));
         assert_eq!(moved.quiet(Mono(10_000)), secs(1), "{counters:?}");
-        assert_eq!(moved.read(zero, Mono(9_500)).quiet(Mono(10_000)), secs(1) / 2, "another QEMU process");
+        assert_eq!(
+            moved.read(zero, Mono(9_500)).quiet(Mono(10_000)),
+            secs(1) / 2,
+            "another QEMU process"
+        );
     }
 }

@@ -40,26 +40,15 @@ fn what_is_declared_blocks() {
     check_blocking(vec![
         (
             "nothing declares a mode",
-            due().reset_policy(|p| p.mode = None),
+            healthy().reset_policy(|p| p.mode = None),
             "ObserveOnly",
             "set it to Enforce",
         ),
         (
-            "the policy says Observe",
-            due().reset_policy(|p| p.mode = Some(Mode::Observe)),
+            "Defib was started so",
+            healthy().with(|s| s.observe_only = true),
             "ObserveOnly",
-            "mode is Observe",
-        ),
-        (
-            "the VM says Observe, against its policy",
-            due().spec(|s| {
-                s.reset_policy = Some(ResetPolicy {
-                    mode: Some(Mode::Observe),
-                    ..ResetPolicy::default()
-                });
-            }),
-            "ObserveOnly",
-            "mode is Observe",
+            "--observe-only",
         ),
         (
             "a pause on the VM",
@@ -199,7 +188,11 @@ fn a_guest_that_booted_a_moment_ago_has_its_grace() {
         ),
     ]);
     let check_after = |left: u64| booted_ago(GRACE - left).decide().check_after;
-    assert_eq!(check_after(30), secs(15), "looked at a moment before the grace ends, to ask the guest agent");
+    assert_eq!(
+        check_after(30),
+        secs(15),
+        "looked at a moment before the grace ends, to ask the guest agent"
+    );
     assert_eq!(check_after(15), secs(15), "and when it ends");
 }
 
@@ -393,7 +386,9 @@ fn the_first_gate_that_fails_is_the_reason() {
         ("DuplicateMachine", |s| s.duplicate_of = None),
         ("OwnHost", |s| s.own_node = None),
         ("StartupGrace", |s| look_of(s).uptime = secs(9_000)),
-        ("GuestAgentAnswers", |s| s.closer.as_mut().unwrap().guest_agent = Some(GuestAgentState::Silent)),
+        ("GuestAgentAnswers", |s| {
+            s.closer.as_mut().unwrap().guest_agent = Some(GuestAgentState::Silent)
+        }),
         ("GuestIO", |s| s.closer.as_mut().unwrap().io = Some(quiet_for(s.now.mono, 30))),
         ("ResetsExhausted", |s| s.vm.status.as_mut().unwrap().recent_resets.clear()),
     ];

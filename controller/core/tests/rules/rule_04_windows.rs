@@ -70,7 +70,10 @@ fn a_window_that_is_longer_than_its_period_never_closes() {
     let Windows::Open { closes, .. } = windows(&always, time("2027-01-15T02:10:30Z")) else {
         panic!("it is open")
     };
-    assert!(matches!(windows(&always, closes), Windows::Open { .. }), "and when its first part is over, still");
+    assert!(
+        matches!(windows(&always, closes), Windows::Open { .. }),
+        "and when its first part is over, still"
+    );
 }
 
 #[test]

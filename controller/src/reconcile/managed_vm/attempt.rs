@@ -3,10 +3,11 @@
 use super::super::cache::key_of;
 use super::super::context::Context;
 use super::super::kube_api::call;
-use super::super::{Error, again};
+use super::super::{Error, again, at_deadline};
 use super::observe::{Facts, policy_of};
+use super::progress::SOON;
 use super::{books, progress, record, report};
-use defib_api::{CurrentReset, ManagedVM, Trigger};
+use defib_api::{CurrentReset, ManagedVM, Outcome, Trigger};
 use defib_core::decide::{Decision, Intent};
 use defib_core::fleet::over_committed;
 use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
@@ -64,6 +65,27 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
         ctx.events.publish(&facts.vm, EventType::Warning, "ResetSent", &note).await;
     }
     progress::apply(ctx, facts, current, sent(current, outcome, sent_at)).await
+}
+
+/// Of a VM that is only observed: says that every gate would let a reset pass, and does nothing. The silence is marked first, so that it has one record, of one
+/// name, however often this is tried.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn only_record(ctx: &Context, facts: &Facts, intent: &Intent) -> Result<Action, Error> {
+    let known = facts.vm.status.as_ref().and_then(|s| s.episode.as_ref());
+    if known != intent.episode.as_ref() {
+        books::patch(ctx, "mark the silence", &facts.vm, serde_json::json!({ "episode": intent.episode })).await?;
+    }
+    record::would_reset(ctx, &facts.vm, intent, ctx.clock.now()).await?;
+    ctx.metrics.reset_finished(Outcome::WouldReset);
+    let note = format!(
+        "VMReset {}: {}; nothing is done, as this VM is only observed",
+        intent.current.name, intent.why
+    );
+    ctx.events.publish(&facts.vm, EventType::Warning, "WouldReset", &note).await;
+    record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
+    Ok(at_deadline(SOON))
 }
 
 /// All between the journal and the POST.

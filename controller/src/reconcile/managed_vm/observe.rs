@@ -5,7 +5,7 @@ use super::super::context::{ClusterView, Context, is_newer, vm_key};
 use super::super::kube_api::call;
 use super::super::proxmox_cluster::counters;
 use super::super::{Error, vm_reset};
-use super::fleet;
+use super::{fleet, record};
 use crate::heartbeat::VmKey;
 use defib_api::{GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
 use defib_core::corroboration::{ANSWER_COUNTS, Counters, GuestIo};
@@ -45,6 +45,7 @@ pub struct Facts {
     alive_as: Option<String>,
     hold_lifted: Mono,
     journal_unchanged: Duration,
+    would_reset_recorded: bool,
 }
 
 impl Facts {
@@ -93,7 +94,7 @@ impl Facts {
         facts.closer = Some(Closer {
             look,
             fleet: facts.fleet(ctx),
-            io: facts.io(counters, now),
+            io: facts.io(ctx, counters, now),
             guest_agent: facts.guest_agent(ctx, now),
         });
         Ok(facts)
@@ -110,14 +111,17 @@ impl Facts {
         budget(&self.fleet(ctx), &self.effective.limits(), &ctx.limits).is_none()
     }
 
-    /// What the guest moves: by the readings of the list of all VMs, and by a look at this one a moment ago.
-    fn io(&self, looked: Option<Counters>, now: Mono) -> Option<GuestIo> {
+    /// What the guest moves: by the list of all VMs, and by the looks at this one. Where the list is read seldom, only looks tell in time that nothing moves any more.
+    fn io(&self, ctx: &Context, looked: Option<Counters>, now: Mono) -> Option<GuestIo> {
         let vmid = self.vm.spec.proxmox.vmid;
-        let watched = self.view.as_ref().and_then(|v| v.vms.get(&vmid)).and_then(|row| row.io);
-        match (watched, looked) {
-            (Some(io), Some(looked)) => Some(io.read(looked, now)),
-            (io, looked) => io.or_else(|| looked.map(|looked| GuestIo::new(looked, now))),
-        }
+        let listed = self.view.as_ref().and_then(|v| v.vms.get(&vmid)).and_then(|row| row.io);
+        let Some(looked) = looked else { return listed };
+        ctx.remember(&self.key, |memory| {
+            let known = listed.into_iter().chain(memory.io);
+            let quietest = known.map(|io| io.read(looked, now)).max_by_key(|io| io.quiet(now));
+            memory.io = quietest.or_else(|| Some(GuestIo::new(looked, now)));
+            memory.io
+        })
     }
 
     /// What the QEMU guest agent did when it was asked, where that was a moment ago.
@@ -128,7 +132,11 @@ impl Facts {
 
     /// Asks the QEMU guest agent, and remembers what it did. One that hangs takes 3 s.
     pub async fn ask_guest_agent(&self, ctx: &Context) {
-        let looked = self.closer.as_ref().and_then(|c| c.look.as_ref().ok()).map(|look| look.node.as_str());
+        let looked = self
+            .closer
+            .as_ref()
+            .and_then(|c| c.look.as_ref().ok())
+            .map(|look| look.node.as_str());
         let (Some(node), Some(client)) = (looked.or(self.row().map(|(node, _)| node)), self.client()) else {
             return;
         };
@@ -158,6 +166,7 @@ impl Facts {
         let view = ctx.cluster_view(&(key.namespace().to_owned(), vm.spec.proxmox.cluster_ref.name.clone()));
         let inventory = inventory(&vm, cluster.as_ref(), view.as_deref());
         let journal = vm.status.as_ref().and_then(|s| s.current_reset.clone());
+        let would_reset_recorded = record::would_reset_is_recorded(ctx, &vm);
         let (uuid, journal_unchanged, hold_lifted) = ctx.remember(&key, |memory| {
             match (&memory.journal, journal) {
                 (Some((known, _)), Some(current)) if **known == current => {}
@@ -188,6 +197,7 @@ impl Facts {
             manual,
             hold_lifted,
             journal_unchanged,
+            would_reset_recorded,
         };
         let held = configuration(&facts.observed(ctx, now), defib_api::Trigger::Automatic, now).is_some();
         facts.hold_lifted = ctx.remember(&facts.key, |memory| {
@@ -233,6 +243,8 @@ impl Facts {
             duplicate_of: self.duplicate_of.as_deref(),
             alive_as: self.alive_as.as_deref(),
             limits: &ctx.limits,
+            observe_only: ctx.observe_only,
+            would_reset_recorded: self.would_reset_recorded,
         }
     }
 
@@ -422,8 +434,8 @@ fn inventory(vm: &ManagedVM, cluster: Option<&ProxmoxCluster>, view: Option<&Clu
         None => unread("Proxmox was not read yet"),
         Some(view) => match (view.vms.get(&vm.spec.proxmox.vmid), &view.error) {
             (Some(row), _) => Inventory::Row {
-                node: row.node.clone(),
-                status: row.status.clone(),
+                node: row.node.to_string(),
+                status: row.status.to_string(),
             },
             (None, Some((_, message))) => unread(message),
             (None, None) if !view.read => unread("Proxmox was not read yet"),

@@ -22,7 +22,7 @@ pub enum Progress {
 }
 
 /// Soon enough that a step follows the other at once, after the watch has brought our own write.
-const SOON: Duration = Duration::from_millis(100);
+pub const SOON: Duration = Duration::from_millis(100);
 
 /// Carries out one step.
 ///
@@ -153,7 +153,7 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
         Outcome::Recovered => (EventType::Normal, "Recovered"),
         Outcome::NotRecovered => (EventType::Warning, "NotRecovered"),
         Outcome::Unknown => (EventType::Warning, "OutcomeUnknown"),
-        Outcome::Failed | Outcome::Expired | Outcome::Superseded => (EventType::Warning, "ResetFailed"),
+        Outcome::Failed | Outcome::Expired | Outcome::Superseded | Outcome::WouldReset => (EventType::Warning, "ResetFailed"),
     };
     ctx.events
         .publish(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message))

@@ -5,9 +5,9 @@ use super::super::cache::key_of;
 use super::super::context::Context;
 use super::super::kube_api::{DECIDER, call};
 use super::attempt::Withdrawal;
-use defib_api::{CurrentReset, ManagedVM, ResetAction, ResetState, StepAction, Trigger, VMReset, VMResetSpec, VMResetStatus};
+use defib_api::{CurrentReset, ManagedVM, Outcome, ResetAction, ResetState, StepAction, Trigger, VMReset, VMResetSpec, VMResetStatus};
 use defib_core::conditions::{Draft, Is, kind, merge};
-use defib_core::decide::Intent;
+use defib_core::decide::{Intent, would_reset_name};
 use defib_core::journal::{Ending, INTENT_EXPIRES};
 use defib_core::time::{Now, to_millis};
 use jiff::SignedDuration;
@@ -36,6 +36,37 @@ pub async fn open(ctx: &Context, vm: &ManagedVM, intent: &Intent) -> Result<(), 
         ..status_of(&intent.current)
     };
     patch(ctx, vm, &intent.current.name, &status).await
+}
+
+/// Of a VM that is only observed: that it would have been reset now.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn would_reset(ctx: &Context, vm: &ManagedVM, intent: &Intent, now: Now) -> Result<(), Error> {
+    create(ctx, vm, &intent.current, &intent.why).await?;
+    let message = "nothing was done, as this VM is only observed: with mode Enforce it would have been reset now";
+    let complete = Draft::new(kind::COMPLETE, Is::True, Outcome::WouldReset.as_str(), message);
+    let status = VMResetStatus {
+        state: Some(ResetState::Finished),
+        outcome: Some(Outcome::WouldReset),
+        message: Some(message.into()),
+        end_time: Some(to_millis(now.wall)),
+        conditions: merge(&[], &[complete], None, now.wall),
+        evidence: Some(intent.evidence.clone()),
+        attempt: None,
+        ..status_of(&intent.current)
+    };
+    patch(ctx, vm, &intent.current.name, &status).await
+}
+
+/// Whether it stands in a record that this VM would have been reset in its present silence.
+pub fn would_reset_is_recorded(ctx: &Context, vm: &ManagedVM) -> bool {
+    let Some(episode) = vm.status.as_ref().and_then(|s| s.episode.as_ref()) else {
+        return false;
+    };
+    let (namespace, name) = key_of(vm);
+    let record: Option<VMReset> = super::super::cache::get(&ctx.resets, &namespace, &would_reset_name(&name, &episode.id));
+    record.and_then(|r| r.status).is_some_and(|s| s.outcome.is_some())
 }
 
 /// Makes the record of an automatic reset, or finds it made already.
