@@ -327,6 +327,35 @@ async fn refusals_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_guest_agent_answers_only_in_a_living_guest() {
+    use defib_proxmox::GuestAgent as Asked;
+    let cluster = cluster_with(|config| config.tokens[0] = token(TOKEN, &["VM.Audit", "VM.GuestAgent.Audit"])).await;
+    let ask = async |node, vmid| cluster.client.guest_agent(node, vmid).await;
+    assert_eq!(ask("pve1", 100).await, Ok(Asked::Answers));
+    assert_eq!(ask("pve2", 101).await, Ok(Asked::NotConfigured));
+    assert_eq!(ask("pve3", 102).await, Err(Error::NotRunning { vmid: Some(102) }));
+    assert_eq!(ask("pve2", 100).await.unwrap_err().reason(), "NotOnNode");
+
+    let stopped = Control::GuestAgent {
+        vmid: 100,
+        state: GuestAgent::Stopped,
+    };
+    cluster.control(stopped).await;
+    assert_eq!(ask("pve1", 100).await, Ok(Asked::Silent), "not installed in the guest");
+    let running = Control::GuestAgent {
+        vmid: 100,
+        state: GuestAgent::Running,
+    };
+    cluster.control(running).await;
+    cluster.simulator.hang(100).await.unwrap();
+    assert_eq!(ask("pve1", 100).await, Ok(Asked::Silent), "hung with the guest");
+
+    let without = client(&cluster.simulator, AUDITOR, SECRET);
+    let error = without.guest_agent("pve1", 100).await.unwrap_err();
+    assert_eq!(error.reason(), "Forbidden", "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_older_dialect_is_understood_too() {
     let cluster = cluster_with(|config| config.dialect = pve_sim::config::Dialect::Legacy).await;
     assert_eq!(cluster.reset("pve3", 102).await.unwrap_err().reason(), "NotRunning");

@@ -253,7 +253,7 @@ fn a_full_managed_vm_stays_below_8_kib() {
     let namespace = namespace("weight");
     let full = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/full/ManagedVM.yaml")).unwrap();
     kubectl_with(&["create", "--namespace", &namespace, "--filename", "-"], &full).cleanly();
-    let status = full_status(300);
+    let status = full_status(290);
     set_status(&namespace, "managedvm/full", &serde_json::to_value(&status).unwrap());
 
     let stored = kubectl(&["get", "managedvm", "full", "--namespace", &namespace, "--output=json"]).cleanly();
