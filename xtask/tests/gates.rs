@@ -432,6 +432,9 @@ fn caps_and_requests() -> Result<()> {
     if let Some(capped) = fleet.first_mut() {
         capped.spec = json!({ "resetPolicy": { "maxResets": 1 } });
     }
+    if let Some(asked) = fleet.iter_mut().find(|vm| vm.vmid == ASKED) {
+        asked.guest = json!({ "load": { "cpuPercent": 90, "memoryPercent": 45 } });
+    }
     let lab = lab(fleet, "")?;
     for (_, name) in names {
         lab.wait_state(name, &["Healthy"], PATIENCE)?;
@@ -535,6 +538,21 @@ fn caps_and_requests() -> Result<()> {
 
     patch(&lab, "capped", &json!({ "resetPolicy": { "forgiveBefore": moment(0)? } }))?;
     wait_recovered(&lab, "capped", CAPPED, 2)?;
+
+    // Opted in, a VM that is heard of is reset for what it uses: once, as its cap is 1, although the new boot is as busy.
+    let reset = json!([{ "metric": "CPU", "action": "Reset", "percent": 50, "durationSeconds": 4 }]);
+    patch(&lab, "asked", &json!({ "thresholds": reset, "resetPolicy": { "maxResets": 1 } }))?;
+    wait_reason(&lab, "asked", "ResetAllowed", "ResetsExhausted")?;
+    lab.wait_state("asked", &["ThresholdExceeded"], PATIENCE)?;
+    let mut of_asked = records(&lab, "asked")?;
+    of_asked.retain(|r| r["spec"]["trigger"] == "Automatic" && r["metadata"]["name"] != "forged");
+    ensure!(
+        of_asked.len() == 1
+            && of_asked[0]["spec"]["reason"] == "CPU above 50 % for 4 s"
+            && of_asked[0]["status"]["outcome"] == "Recovered"
+            && lab.resets_of(ASKED)? == 1,
+        "one reset, and its reason: {of_asked:?}"
+    );
     lab.stop()
 }
 

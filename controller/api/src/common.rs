@@ -53,11 +53,16 @@ pub enum Metric {
 pub enum ThresholdAction {
     /// The condition WithinThresholds becomes False, with an event.
     Alert,
+    /// The same, and the VM is reset, through the same gates as a silent one and counted like one. Not for Disk. High usage is seldom cured by a reset: choose a long durationSeconds.
+    Reset,
 }
 
 /// A limit on one metric.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.action != 'Reset' || self.metric != 'Disk'").message("a reset does not empty a disk: action Reset is for CPU and Memory")
+)]
 pub struct Threshold {
     /// What is measured.
     pub metric: Metric,

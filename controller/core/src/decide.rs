@@ -8,7 +8,7 @@ use crate::fleet::Limits;
 use crate::gate::{self, Blocked, Closer};
 use crate::heartbeat::Heartbeat;
 use crate::journal::{self, Step, counted, episode_over};
-use crate::life::{Life, Vital, identity, life};
+use crate::life::{Life, Vital, identity, life, over};
 use crate::observer::ObserverView;
 use crate::policy::{Effective, Found, step_of};
 use crate::time::{Mono, Now, seconds, to_millis};
@@ -133,9 +133,20 @@ pub enum Next {
     Continue(Step),
 }
 
+/// What made an automatic reset due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The VM is silent.
+    Silence,
+    /// It exceeds a threshold with action Reset.
+    Threshold,
+}
+
 /// A reset that may begin.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
+    /// What made it due; none of a person's request.
+    pub cause: Option<Cause>,
     /// The journal entry.
     pub current: CurrentReset,
     /// The episode it belongs to.
@@ -164,6 +175,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let manual = o.manual.filter(|_| current.is_none());
     let manual_gate = manual.map(|_| gates(o, &vital, life, Trigger::Manual, now));
     let automatic = gates(o, &vital, life, Trigger::Automatic, now);
+    let over = over(&vital, life, now);
     let only_observed = gate::mode(o);
     let recorded = only_observed.is_some() && o.would_reset_recorded;
     let next = match (current, manual, &manual_gate) {
@@ -172,7 +184,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         (None, _, Some(Gate::Unseen)) => Next::LookCloser,
         _ => match &automatic {
             _ if recorded => Next::Nothing,
-            Gate::Open(closer) if corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
+            Gate::Open(closer) if over.is_none() && corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
             Gate::Open(closer) if only_observed.is_some() => observed(begin(o, &vital, closer, None, now)),
             Gate::Open(closer) => begin(o, &vital, closer, None, now),
             Gate::Unseen => Next::LookCloser,
@@ -186,8 +198,9 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     };
     let blocked = only_observed.as_ref().or(automatic.as_ref());
 
+    let waits = !recorded && (over.is_some() || matches!(life, Life::Silent { .. }));
     let held = gate::configuration(o, Trigger::Automatic, now).is_some();
-    let over = current.is_none() && status.is_some_and(|s| s.episode.is_some()) && episode_over(&vital, fresh_since(o), now);
+    let well = current.is_none() && status.is_some_and(|s| s.episode.is_some()) && episode_over(&vital, fresh_since(o), now);
     let manual_waits = match manual_gate {
         Some(Gate::Blocked(b)) => Some(b),
         _ => None,
@@ -196,12 +209,12 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         conditions: words::conditions(o, &vital, life, &next, blocked, now),
         identity: identity(status).or(o.uuid_in_proxmox),
         resets_in_window: u32::try_from(counted(recent, o.effective, now).len()).unwrap_or(u32::MAX),
-        episode_over: over,
+        episode_over: well && over.is_none(),
         held,
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
         ask_ahead: ask_ahead(o, &vital, life, held, now),
-        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), recorded, now),
+        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), waits, now),
         manual_waits,
         next,
     }
@@ -219,9 +232,12 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, trigger: Trigger, 
     if let Some(b) = gate::declared(o, trigger, now) {
         return Gate::Blocked(b);
     }
-    if trigger == Trigger::Automatic
-        && let Some(b) = gate::silence(o, vital, life, now)
-    {
+    let over = over(vital, life, now);
+    let due = match over {
+        Some(_) => gate::threshold(o, vital, now),
+        None => gate::silence(o, vital, life, now),
+    };
+    if let Some(b) = due.filter(|_| trigger == Trigger::Automatic) {
         return Gate::Blocked(b);
     }
     let Some(closer) = o.closer else { return Gate::Unseen };
@@ -292,15 +308,22 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
         _ => None,
     };
     let percent = |metric| newest.and_then(|(_, r)| r.percent(metric)).map(|p| p.round() as u32);
-    let why = match (request, silent) {
+    let over = over(vital, life(vital, now), now);
+    let why = match (request, over) {
         (Some(r), _) => format!(
             "requested by {}{}",
             r.spec.requested_by.as_deref().unwrap_or("an unnamed person"),
             r.spec.reason.as_deref().map(|t| format!(": {t}")).unwrap_or_default()
         ),
-        (None, s) => format!("silent for {} s, as witnessed by Defib", s.unwrap_or_default()),
+        (None, Some(t)) => format!("{:?} above {} % for {} s", t.metric, t.percent, t.duration_seconds),
+        (None, None) => format!("silent for {} s, as witnessed by Defib", silent.unwrap_or_default()),
+    };
+    let cause = match over {
+        Some(_) => Cause::Threshold,
+        None => Cause::Silence,
     };
     Next::Begin(Box::new(Intent {
+        cause: request.is_none().then_some(cause),
         current: CurrentReset {
             name: vmreset,
             request_uid: request.and_then(|r| r.metadata.uid.clone()),
@@ -379,10 +402,10 @@ fn check_after(
     life: Life,
     blocked: Option<&Blocked>,
     manual: Option<&Blocked>,
-    recorded: bool,
+    waits: bool,
     now: Now,
 ) -> Duration {
-    // A silent VM behind a gate is looked at again often enough to be helped soon, seldom enough to spare Proxmox's three workers.
+    // A VM that waits behind a gate is looked at again often enough to be helped soon, seldom enough to spare Proxmox's three workers.
     let soon = (o.effective.timeout / 8).clamp(Duration::from_secs(1), Duration::from_secs(10));
     let mut after = match next {
         Next::Continue(Step::Leave { recheck } | Step::Verify { recheck, .. }) => *recheck,
@@ -395,15 +418,14 @@ fn check_after(
     };
     if matches!(next, Next::Nothing) {
         after = after.min(match (life, blocked) {
+            (_, Some(Blocked { opens_after: Some(d), .. })) if waits => (*d).min(Duration::from_secs(60)),
+            _ if waits => soon,
             // First a moment before, to ask the guest agent; then when it is due.
             (Life::Fresh { due, .. } | Life::Grace { due }, _) => {
                 let left = due.since(now.mono);
                 left.checked_sub(ahead(o)).filter(|early| !early.is_zero()).unwrap_or(left)
             }
-            (Life::Silent { .. }, _) if recorded => RESYNC,
-            (Life::Silent { .. }, Some(Blocked { opens_after: Some(d), .. })) => (*d).min(Duration::from_secs(60)),
-            (Life::Silent { .. }, _) => soon,
-            (Life::Unarmed(_), _) => RESYNC,
+            (Life::Silent { .. } | Life::Unarmed(_), _) => RESYNC,
         });
         if manual.is_some() {
             after = after.min(soon);

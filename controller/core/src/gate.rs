@@ -5,7 +5,7 @@ use crate::decide::Observed;
 use crate::fleet::{Fleet, budget};
 use crate::heartbeat::same_machine;
 use crate::journal::{counted, forgiven};
-use crate::life::{Life, Vital};
+use crate::life::{Life, Vital, in_grace};
 use crate::policy::{Found, standing_pause, step_of};
 use crate::time::Now;
 use crate::window::Windows;
@@ -169,6 +169,24 @@ pub fn pause(o: &Observed<'_>, now: Now) -> Option<Blocked> {
     })
 }
 
+/// Gates on a threshold that is exceeded, in place of those on silence.
+pub fn threshold(o: &Observed<'_>, vital: &Vital<'_>, now: Now) -> Option<Blocked> {
+    if let Some(left) = in_grace(vital, now) {
+        return Some(startup_grace(o).until(left));
+    }
+    observer(o)
+}
+
+fn startup_grace(o: &Observed<'_>) -> Blocked {
+    Blocked::new(
+        "StartupGrace",
+        format!(
+            "the guest booted less than {} s ago, and may be rebooting by itself",
+            o.effective.startup_grace.as_secs()
+        ),
+    )
+}
+
 /// Gates on silence, and on ourselves as its witness.
 pub fn silence(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Option<Blocked> {
     match life {
@@ -176,18 +194,7 @@ pub fn silence(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Opt
         Life::Fresh { due, .. } => {
             return Some(Blocked::new("NotSilent", "heartbeats come, or have not been waited for long enough").until(due.since(now.mono)));
         }
-        Life::Grace { due } => {
-            return Some(
-                Blocked::new(
-                    "StartupGrace",
-                    format!(
-                        "the guest booted less than {} s ago, and may be rebooting by itself",
-                        o.effective.startup_grace.as_secs()
-                    ),
-                )
-                .until(due.since(now.mono)),
-            );
-        }
+        Life::Grace { due } => return Some(startup_grace(o).until(due.since(now.mono))),
         Life::Silent { .. } => {}
     }
     if let Some(blocked) = observer(o) {

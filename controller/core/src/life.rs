@@ -3,7 +3,7 @@
 use crate::heartbeat::{Heartbeat, same_machine};
 use crate::policy::Effective;
 use crate::time::{Mono, Now};
-use defib_api::{AgentState, IdentityCheck, ManagedVMStatus};
+use defib_api::{AgentState, IdentityCheck, ManagedVMStatus, Metric, Threshold, ThresholdAction};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -146,6 +146,26 @@ pub fn life(v: &Vital<'_>, now: Now) -> Life {
     } else {
         Life::Silent { since: last, due }
     }
+}
+
+/// The threshold with action Reset that is exceeded, by a VM that is heard of. Its duration counts only while we could hear all reports, as silence does: one that
+/// was lost might have ended it.
+pub fn over<'a>(v: &Vital<'a>, life: Life, now: Now) -> Option<&'a Threshold> {
+    if !matches!(life, Life::Fresh { heard: true, .. }) || v.late(now) {
+        return None;
+    }
+    let exceeded = |(threshold, at): &&(Threshold, Mono)| {
+        threshold.action == ThresholdAction::Reset
+            && threshold.metric != Metric::Disk
+            && v.effective.thresholds.contains(threshold)
+            && now.mono.since((*at).max(v.since)) >= crate::time::seconds(threshold.duration_seconds)
+    };
+    v.heartbeat.over_since.iter().find(exceeded).map(|(threshold, _)| threshold)
+}
+
+/// Whether the present boot is still in its start-up grace, and for how long.
+pub fn in_grace(v: &Vital<'_>, now: Now) -> Option<Duration> {
+    grace_end(v, now).map(|end| end.since(now.mono)).filter(|left| !left.is_zero())
 }
 
 fn unarmed(v: &Vital<'_>) -> Option<Unarmed> {

@@ -5,7 +5,7 @@ use crate::generate::scene;
 use crate::oracle::forbids;
 use defib_api::{Outcome, Trigger};
 use defib_core::conditions::kind;
-use defib_core::decide::{Decision, Next};
+use defib_core::decide::{Cause, Decision, Next};
 use defib_core::fleet::standing;
 use defib_core::journal::Step;
 use defib_core::time::{Mono, Now};
@@ -125,6 +125,7 @@ fn the_generated_scenes_reach_all_decisions() {
         let decision = scene.decide();
         let label = match &decision.next {
             Next::Continue(Step::Finish(e)) => format!("{:?}", e.outcome),
+            Next::Begin(intent) if intent.cause == Some(Cause::Threshold) => "Reset for a threshold".into(),
             Next::Continue(step) => format!("{step:?}").chars().take_while(char::is_ascii_alphabetic).collect(),
             _ => scene.verdict(),
         };
@@ -138,6 +139,7 @@ fn the_generated_scenes_reach_all_decisions() {
     for kind in [
         "Reset Automatic",
         "Reset Manual",
+        "Reset for a threshold",
         "Would",
         "Look",
         "Leave",

@@ -289,10 +289,10 @@ fn count() -> impl Strategy<Value = Count> {
 
 fn thresholds() -> impl Strategy<Value = Vec<(Threshold, Mono)>> {
     prop::collection::vec(
-        (1u32..100, seconds(), moment()).prop_map(|(percent, duration_seconds, since)| {
+        (any::<bool>(), any::<bool>(), 1u32..100, seconds(), moment()).prop_map(|(disk, reset, percent, duration_seconds, since)| {
             let t = Threshold {
-                metric: Metric::CPU,
-                action: ThresholdAction::Alert,
+                metric: if disk { Metric::Disk } else { Metric::CPU },
+                action: if reset { ThresholdAction::Reset } else { ThresholdAction::Alert },
                 percent,
                 duration_seconds,
             };
@@ -322,6 +322,11 @@ fn deviation() -> BoxedStrategy<Deviation> {
             s.heartbeat.rejected = Some(defib_core::heartbeat::Refusal { at, detail, until: at });
         }),
         change(thresholds(), |s, v| {
+            s.vm.spec.thresholds = v.iter().map(|(t, _)| t.clone()).collect();
+            s.heartbeat.over_since = v;
+        }),
+        change(thresholds(), |s, v| {
+            s.hear(report("boot-a", 90_000.0), NOW - 5);
             s.vm.spec.thresholds = v.iter().map(|(t, _)| t.clone()).collect();
             s.heartbeat.over_since = v;
         }),

@@ -1,9 +1,10 @@
 //! What the rules demand of an automatic reset, written down a second time, in another way than core does: from the rules' words, over the raw input.
 
 use crate::common::*;
-use defib_api::{AgentState, GuestAgentCheck, GuestAgentState, IdentityCheck, Mode};
+use defib_api::{AgentState, GuestAgentCheck, GuestAgentState, HeartbeatStatus, IdentityCheck, Metric, Mode, ThresholdAction};
 use defib_core::fleet::{Count, Limits};
 use defib_core::heartbeat::same_machine;
+use defib_core::policy::Effective;
 use defib_core::window::Windows;
 use std::time::Duration;
 
@@ -54,14 +55,15 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     unless(supervised, "armed: by a supervised agent");
     unless(state != Some(AgentState::Stopping), "armed: it has not said goodbye");
 
+    let over = over_a_threshold(s, &e, &published);
     let watched = s.now.mono.since(s.observer.since.max(s.hold_lifted));
-    unless(watched >= e.timeout, "silence was witnessed for the time-out");
+    unless(over || watched >= e.timeout, "silence was witnessed for the time-out");
     unless(
-        s.heartbeat.last_life.is_none_or(|at| s.now.mono.since(at) >= e.timeout),
+        over || s.heartbeat.last_life.is_none_or(|at| s.now.mono.since(at) >= e.timeout),
         "the ledger is older than the time-out",
     );
     unless(
-        published.last_received_time.is_none_or(|t| older(s, t) >= e.timeout),
+        over || published.last_received_time.is_none_or(|t| older(s, t) >= e.timeout),
         "the published heartbeat is older than the time-out",
     );
     if let Some((received, r)) = &s.heartbeat.report {
@@ -76,7 +78,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         .heartbeat
         .wrong_key
         .is_some_and(|(first, newest)| s.now.mono.since(first) < e.max_veto && s.now.mono.since(newest) < e.timeout);
-    unless(!vetoed, "no other contact");
+    unless(over || !vetoed, "no other contact");
 
     let Some(closer) = &s.closer else {
         unless(false, "Proxmox was looked at");
@@ -109,20 +111,20 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     }
     let heard = s.heartbeat.last_life.unwrap_or_default();
     let silence = s.now.mono.since(heard.max(s.observer.since).max(s.hold_lifted));
-    let over = silence.saturating_sub(e.timeout);
+    let past_due = silence.saturating_sub(e.timeout);
     let attempted = status.episode.as_ref().and_then(|e| e.last_end_time).map(|t| older(s, t));
     // The grace of a boot, and what another process published, only make the veto last longer.
-    let vetoed_long_enough = over >= e.max_veto && attempted.is_none_or(|ago| ago >= e.max_veto);
+    let vetoed_long_enough = past_due >= e.max_veto && attempted.is_none_or(|ago| ago >= e.max_veto);
     let quiet = closer.io.is_some_and(|io| io.quiet(s.now.mono) >= e.io_quiet);
-    unless(quiet || vetoed_long_enough, "the guest moves nothing");
-    if e.guest_agent == GuestAgentCheck::Auto {
+    unless(over || quiet || vetoed_long_enough, "the guest moves nothing");
+    if e.guest_agent == GuestAgentCheck::Auto && !over {
         unless(closer.guest_agent.is_some(), "the guest agent was asked");
         unless(
             closer.guest_agent != Some(GuestAgentState::Answers),
             "the guest agent does not answer",
         );
     }
-    unless(s.alive_as.is_none(), "it reports as no other ManagedVM");
+    unless(over || s.alive_as.is_none(), "it reports as no other ManagedVM");
     unless(s.duplicate_of.is_none(), "no older ManagedVM decides on it");
 
     let counted = status
@@ -141,6 +143,31 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     unless(room(closer.fleet.all, &s.limits), "Defib's budget has room");
     unless(status.current_reset.is_none(), "no reset of it is under way");
     no
+}
+
+/// A threshold with action Reset was exceeded for its duration, all of it witnessed, by a VM that is heard of.
+fn over_a_threshold(s: &Scene, e: &Effective, published: &HeartbeatStatus) -> bool {
+    // A living agent reports within two periods and a half, of those that it was told.
+    let period = e.report.max(Duration::from_secs(u64::from(
+        s.heartbeat.promised_seconds.or(published.report_seconds).unwrap_or(0),
+    )));
+    let quiet = [
+        s.heartbeat.last_life.map(|at| s.now.mono.since(at)),
+        published.last_received_time.map(|t| older(s, t)),
+    ];
+    let heard = quiet
+        .into_iter()
+        .flatten()
+        .min()
+        .is_some_and(|q| q <= period * 5 / 2 && q < e.timeout);
+    let since = s.observer.since.max(s.hold_lifted);
+    let exceeded = s.heartbeat.over_since.iter().any(|(t, at)| {
+        t.action == ThresholdAction::Reset
+            && t.metric != Metric::Disk
+            && e.thresholds.contains(t)
+            && s.now.mono.since((*at).max(since)) >= Duration::from_secs(u64::from(t.duration_seconds))
+    });
+    heard && exceeded
 }
 
 /// Age by the wall clock; zero for what lies ahead.

@@ -8,7 +8,7 @@ use super::observe::{Facts, policy_of};
 use super::progress::SOON;
 use super::{books, progress, record, report};
 use defib_api::{CurrentReset, ManagedVM, Outcome, Trigger};
-use defib_core::decide::{Decision, Intent};
+use defib_core::decide::{Cause, Decision, Intent};
 use defib_core::fleet::over_committed;
 use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
 use defib_core::time::Now;
@@ -139,7 +139,7 @@ fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Re
         if let Some(trouble) = ctx.witness.view().trouble {
             return withdrawal(trouble.reason(), trouble.message());
         }
-        if ctx.ledger.view(&facts.key).last_life > facts.last_life() {
+        if intent.cause == Some(Cause::Silence) && ctx.ledger.view(&facts.key).last_life > facts.last_life() {
             return withdrawal("HeartbeatArrived", "the VM was heard of at the last moment");
         }
     }

@@ -1,7 +1,7 @@
 //! Reads the logs, and how everything stands.
 
 use super::Stage;
-use crate::evidence::{EndReset, EndVm, Evidence, Heard, Vm as Known, end_reset, end_vm, read_simulator, read_write};
+use crate::evidence::{End, EndReset, EndVm, Evidence, Heard, Vm as Known, end_reset, end_vm, read_simulator, read_write};
 use crate::fleet::{self, MAX_IN_FLIGHT, MAX_UNHEALTHY, Vm};
 use anyhow::{Context, Result, bail};
 use pve_sim::{Control, GuestState, Reply};
@@ -36,8 +36,17 @@ pub fn running(runtime: &Runtime, lab: &Lab) -> Result<Vec<u32>> {
     }
 }
 
-/// All of it.
-pub fn evidence(runtime: &Runtime, lab: &Lab, stage: &Stage, vms: &[Vm], mut heard: BTreeMap<u32, Vec<Heard>>) -> Result<Evidence> {
+/// How everything stands now.
+pub fn end(runtime: &Runtime, lab: &Lab) -> Result<End> {
+    Ok(End {
+        vms: states(lab)?,
+        resets: records(lab)?,
+        running: running(runtime, lab)?,
+    })
+}
+
+/// What the logs tell, with how everything stood at the end.
+pub fn evidence(lab: &Lab, stage: &Stage, vms: &[Vm], mut heard: BTreeMap<u32, Vec<Heard>>, end: End) -> Result<Evidence> {
     let mut evidence = Evidence {
         policies: fleet::limits(),
         max_in_flight: MAX_IN_FLIGHT,
@@ -66,9 +75,7 @@ pub fn evidence(runtime: &Runtime, lab: &Lab, stage: &Stage, vms: &[Vm], mut hea
     evidence.deeds = std::mem::take(&mut *stage.deeds.lock().unwrap_or_else(PoisonError::into_inner));
     evidence.deeds.sort_by_key(|deed| deed.time);
     evidence.samples = std::mem::take(&mut *stage.samples.lock().unwrap_or_else(PoisonError::into_inner));
-    evidence.end.vms = states(lab)?;
-    evidence.end.resets = records(lab)?;
-    evidence.end.running = running(runtime, lab)?;
+    evidence.end = end;
     let log = File::open(lab.folder().join("defib.log"))?;
     for line in BufReader::new(log).lines().map_while(Result::ok) {
         if line.contains("panicked at") {

@@ -147,9 +147,11 @@ pub fn run(soak: &Soak, say: &dyn Fn(&str)) -> Result<Outcome> {
     }
     let settled = settled.ok();
     say("gathering the evidence");
+    // Before the agents end: a VM of the fast policy is silent a few seconds after its last report, and to read the logs takes longer.
+    let end = gather::end(&runtime, &lab)?;
     runtime.block_on(swarm.stop());
     let reports = std::mem::take(&mut *reports.lock().unwrap_or_else(PoisonError::into_inner));
-    let evidence = gather::evidence(&runtime, &lab, &stage, &vms, reports)?;
+    let evidence = gather::evidence(&lab, &stage, &vms, reports, end)?;
     lab.stop()?;
     Ok(Outcome {
         evidence,
