@@ -70,7 +70,7 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
             Progress::Moved(action) => return Ok(action),
             Progress::Waits(action) => action,
         },
-        Next::WouldReset(intent) => attempt::only_record(&ctx, &facts, intent).await?,
+        Next::WouldReset(intent) => return attempt::only_record(&ctx, &facts, &decision, intent).await,
         Next::Nothing | Next::LookCloser | Next::AskGuestAgent => at_deadline(decision.check_after),
     };
     report::status(&ctx, &facts, &decision).await?;

@@ -3,9 +3,8 @@
 use super::super::cache::key_of;
 use super::super::context::Context;
 use super::super::kube_api::call;
-use super::super::{Error, again, at_deadline};
+use super::super::{Error, again};
 use super::observe::{Facts, policy_of};
-use super::progress::SOON;
 use super::{books, progress, record, report};
 use defib_api::{CurrentReset, ManagedVM, Outcome, Trigger};
 use defib_core::decide::{Cause, Decision, Intent};
@@ -17,6 +16,8 @@ use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
+use serde_json::json;
+use std::time::Duration;
 
 /// Why an intent is taken back.
 pub struct Withdrawal {
@@ -72,20 +73,26 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
 ///
 /// # Errors
 /// When it could not be written.
-pub async fn only_record(ctx: &Context, facts: &Facts, intent: &Intent) -> Result<Action, Error> {
-    let known = facts.vm.status.as_ref().and_then(|s| s.episode.as_ref());
-    if known != intent.episode.as_ref() {
-        books::patch(ctx, "mark the silence", &facts.vm, serde_json::json!({ "episode": intent.episode })).await?;
+pub async fn only_record(ctx: &Context, facts: &Facts, decision: &Decision, intent: &Intent) -> Result<Action, Error> {
+    let marked = facts.vm.status.as_ref().and_then(|s| s.episode.as_ref()) == intent.episode.as_ref();
+    if !marked {
+        let conditions = report::conditions(ctx, facts, decision);
+        let status = json!({ "episode": intent.episode, "conditions": conditions });
+        books::patch(ctx, "mark the silence", &facts.vm, status).await?;
+        report::events(ctx, facts, &conditions).await;
     }
     record::would_reset(ctx, &facts.vm, intent, ctx.clock.now()).await?;
-    ctx.metrics.reset_finished(Outcome::WouldReset);
-    let note = format!(
-        "VMReset {}: {}; nothing is done, as this VM is only observed",
-        intent.current.name, intent.why
-    );
-    ctx.events.publish(&facts.vm, EventType::Warning, "WouldReset", &note).await;
-    record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
-    Ok(at_deadline(SOON))
+    if !marked {
+        ctx.metrics.reset_finished(Outcome::WouldReset);
+        let note = format!(
+            "VMReset {}: {}; nothing is done, as this VM is only observed",
+            intent.current.name, intent.why
+        );
+        ctx.events.publish(&facts.vm, EventType::Warning, "WouldReset", &note).await;
+        record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
+    }
+    // By then the watch has brought the record.
+    Ok(again(Duration::from_secs(1)))
 }
 
 /// All between the journal and the POST.

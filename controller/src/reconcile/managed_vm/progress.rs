@@ -22,7 +22,7 @@ pub enum Progress {
 }
 
 /// Soon enough that a step follows the other at once, after the watch has brought our own write.
-pub const SOON: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_millis(100);
 
 /// Carries out one step.
 ///

@@ -35,8 +35,7 @@ pub fn tell_ledger(ctx: &Context, facts: &Facts, decision: &Decision) {
 /// When it could not be written.
 pub async fn status(ctx: &Context, facts: &Facts, decision: &Decision) -> Result<(), Error> {
     let old = facts.vm.status.clone().unwrap_or_default();
-    let now = ctx.clock.now();
-    let conditions = merge(&old.conditions, &decision.conditions, facts.vm.metadata.generation, now.wall);
+    let conditions = conditions(ctx, facts, decision);
     let mut changed = Map::new();
     let mut set = |field: &str, differs: bool, value: Value| {
         if differs {
@@ -67,6 +66,12 @@ pub async fn status(ctx: &Context, facts: &Facts, decision: &Decision) -> Result
     books::patch(ctx, "write the status", &facts.vm, Value::Object(changed)).await?;
     events(ctx, facts, &conditions).await;
     Ok(())
+}
+
+/// The conditions that a decision comes to.
+pub fn conditions(ctx: &Context, facts: &Facts, decision: &Decision) -> Vec<Condition> {
+    let old = facts.vm.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+    merge(old, &decision.conditions, facts.vm.metadata.generation, ctx.clock.now().wall)
 }
 
 /// The conditions as a reset begins: what led to it, and that it is under way before anything is sent.
