@@ -247,18 +247,80 @@ pub fn of_vm(ctx: &Context, vm: &ManagedVM) -> Vec<VMReset> {
         .collect()
 }
 
-/// Deletes all but the newest ended records of this VM. A failure is only logged: the next end tries again.
+/// Ended records that are kept in all. At up to 4 KiB each they are 20 MiB of etcd, and as much of memory here.
+const MOST_RECORDS: usize = 5_000;
+/// Deleted at the end of one reset, at most: after the limit was lowered, or a flood of requests, the next ends go on with it.
+const DELETED_AT_ONCE: usize = 50;
+
+/// Deletes all but the newest ended records of this VM, and the oldest of all where there are too many. A failure is only logged: the next end tries again.
 pub async fn retain(ctx: &Context, vm: &ManagedVM, limit: u32) {
-    let mut ended: Vec<VMReset> = of_vm(ctx, vm)
-        .into_iter()
-        .filter(|r| r.status.as_ref().is_some_and(|s| s.state == Some(ResetState::Finished)))
-        .collect();
-    ended.sort_by_key(|r| std::cmp::Reverse(r.metadata.creation_timestamp.as_ref().map(|t| t.0)));
-    for old in ended.into_iter().skip(usize::try_from(limit).unwrap_or(usize::MAX)) {
-        let name = old.name_any();
-        match call("delete an old VMReset", api(ctx, vm).delete(&name, &DeleteParams::default())).await {
+    let own = surplus(of_vm(ctx, vm), usize::try_from(limit).unwrap_or(usize::MAX));
+    let state = ctx.resets.state();
+    let all = if state.len() > MOST_RECORDS {
+        surplus(state.iter().filter_map(|r| r.0.as_ref().ok()).cloned().collect(), MOST_RECORDS)
+    } else {
+        Vec::new()
+    };
+    for old in own.into_iter().chain(all).take(DELETED_AT_ONCE) {
+        let (namespace, name) = key_of(&old);
+        let api: Api<VMReset> = Api::namespaced(ctx.client.clone(), &namespace);
+        match call("delete an old VMReset", api.delete(&name, &DeleteParams::default())).await {
             Ok(_) | Err(Error::Gone { .. }) => {}
             Err(error) => tracing::warn!(reset = name, %error, "kept for now"),
         }
+    }
+}
+
+/// Of the ended ones among these all but the newest, the oldest first.
+fn surplus(records: Vec<VMReset>, keep: usize) -> Vec<VMReset> {
+    let mut ended: Vec<VMReset> = records
+        .into_iter()
+        .filter(|r| r.status.as_ref().is_some_and(|s| s.state == Some(ResetState::Finished)))
+        .collect();
+    ended.sort_by_key(|r| r.metadata.creation_timestamp.as_ref().map(|t| t.0));
+    ended.truncate(ended.len().saturating_sub(keep));
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn record(name: &str, created: i64, state: ResetState) -> VMReset {
+        let spec = VMResetSpec {
+            vm_ref: defib_api::NameRef { name: "web-1".into() },
+            action: ResetAction::Reset,
+            reason: None,
+            requested_by: None,
+            trigger: Trigger::Automatic,
+            not_after: Timestamp::UNIX_EPOCH,
+        };
+        let mut record = VMReset::new(name, spec);
+        record.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
+        record.status = Some(VMResetStatus {
+            state: Some(state),
+            ..VMResetStatus::default()
+        });
+        record
+    }
+
+    #[test]
+    fn the_newest_ended_records_are_kept_and_none_that_has_not_ended_goes() {
+        let records = || {
+            vec![
+                record("third", 3, ResetState::Finished),
+                record("asked-for-long-ago", 0, ResetState::Pending),
+                record("first", 1, ResetState::Finished),
+                record("under-way", 2, ResetState::Verifying),
+                record("second", 2, ResetState::Finished),
+            ]
+        };
+        let names = |keep| -> Vec<String> { surplus(records(), keep).iter().map(ResourceExt::name_any).collect() };
+        assert_eq!(names(1), ["first", "second"]);
+        assert_eq!(names(3), Vec::<String>::new());
+        assert_eq!(names(usize::MAX), Vec::<String>::new());
+        assert_eq!(names(0), ["first", "second", "third"]);
     }
 }
