@@ -6,7 +6,7 @@
 
 use crate::figures::{Figure, Target};
 use crate::load::{self, Request};
-use crate::world::{World, say};
+use crate::world::{World, has_guest_agent, say};
 use anyhow::{Context, Result, ensure};
 use defib_api::VMReset;
 use jiff::{SignedDuration, Timestamp};
@@ -72,12 +72,13 @@ pub fn run(world: &World) -> Result<Vec<Figure>> {
     }
     let delays = delays(world, &batches)?;
     world.runtime.block_on(swarm.stop());
-    let percentile = |share: f64, of: fn(&Delay) -> f64| {
-        let mut all: Vec<f64> = delays.iter().map(of).collect();
+    let percentile_of = |which: fn(&Delay) -> bool, share: f64, of: fn(&Delay) -> f64| {
+        let mut all: Vec<f64> = delays.iter().filter(|delay| which(delay)).map(of).collect();
         all.sort_by(f64::total_cmp);
         let index = (all.len() as f64 * share).ceil() as usize;
         all.get(index.saturating_sub(1)).copied().context("nothing was measured")
     };
+    let percentile = |share: f64, of: fn(&Delay) -> f64| percentile_of(|_| true, share, of);
     let at = |share: f64| percentile(share, |delay| delay.whole);
     let name = |what: &str| {
         format!(
@@ -95,6 +96,16 @@ pub fn run(world: &World) -> Result<Vec<Figure>> {
     ));
     Ok(vec![
         Figure::told(name("median"), at(0.5)?, "ms"),
+        Figure::told(
+            name("median of those with a silent QEMU guest agent"),
+            percentile_of(|delay| delay.guest_agent, 0.5, |delay| delay.whole)?,
+            "ms",
+        ),
+        Figure::told(
+            name("median of those without one"),
+            percentile_of(|delay| !delay.guest_agent, 0.5, |delay| delay.whole)?,
+            "ms",
+        ),
         Figure::told(
             name("median until the decision (live reads, look at Proxmox)"),
             percentile(0.5, |delay| delay.decision)?,
@@ -131,6 +142,8 @@ fn last_report(world: &World, swarm: &Swarm, batch: &[AgentSpec]) -> Result<()> 
 
 /// Milliseconds of one reset.
 struct Delay {
+    /// Proxmox has a QEMU guest agent for the VM, and it does not answer.
+    guest_agent: bool,
     /// From the end of the time-out to the request at Proxmox.
     whole: f64,
     /// From the end of the time-out to the decision.
@@ -169,6 +182,7 @@ fn delays(world: &World, batches: &[Vec<AgentSpec>]) -> Result<Vec<Delay>> {
         let due = last.checked_add(SignedDuration::try_from(TIMEOUT)?)?;
         let ms = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64() * 1e3;
         delays.push(Delay {
+            guest_agent: has_guest_agent(vm.vmid),
             whole: ms(due, arrived),
             decision: ms(due, decided),
             protocol: ms(decided, arrived),
