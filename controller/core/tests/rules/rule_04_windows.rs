@@ -42,6 +42,12 @@ fn a_window_is_open_from_its_beginning_until_its_length_has_passed() {
 }
 
 #[test]
+fn the_first_sunday_of_a_month_can_be_said() {
+    let first = [window("0 3 * * SUN#1", 180, Some("Europe/Berlin"))];
+    assert_eq!(state(&first, "2027-01-15T00:00:00Z"), "opens 2027-02-07T02:00:00Z");
+}
+
+#[test]
 fn a_time_zone_moves_it_with_the_summer() {
     let berlin = [window("0 22 * * *", 60, Some("Europe/Berlin"))];
     assert_eq!(state(&berlin, "2027-01-15T20:00:00Z"), "opens 2027-01-15T21:00:00Z");
