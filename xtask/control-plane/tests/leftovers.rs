@@ -46,7 +46,9 @@ struct Owner {
 }
 
 fn start_owner() -> Owner {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_control-plane-owner"))
+    // A shell without job control starts what runs in its background with SIGINT ignored, and that is inherited down to here.
+    let mut child = Command::new("env")
+        .args(["--default-signal=INT", env!("CARGO_BIN_EXE_control-plane-owner")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
