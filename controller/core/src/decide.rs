@@ -13,7 +13,7 @@ use crate::observer::ObserverView;
 use crate::policy::{Effective, Found, step_of};
 use crate::time::{Mono, Now, seconds, to_millis};
 use crate::window::Windows;
-use defib_api::{CurrentReset, Episode, Evidence, GuestAgentCheck, ManagedVM, Metric, ProxmoxClusterSpec, Trigger, VMReset};
+use defib_api::{CurrentReset, Episode, Evidence, GuestAgentCheck, ManagedVM, Metric, ProxmoxClusterSpec, Threshold, Trigger, VMReset};
 use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
@@ -173,20 +173,20 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let current = status.and_then(|s| s.current_reset.as_ref());
 
     let manual = o.manual.filter(|_| current.is_none());
-    let manual_gate = manual.map(|_| gates(o, &vital, life, Trigger::Manual, now));
-    let automatic = gates(o, &vital, life, Trigger::Automatic, now);
     let over = over(&vital, life, now);
+    let manual_gate = manual.map(|_| gates(o, &vital, life, over, Trigger::Manual, now));
+    let automatic = gates(o, &vital, life, over, Trigger::Automatic, now);
     let only_observed = gate::mode(o);
     let recorded = only_observed.is_some() && o.would_reset_recorded;
     let next = match (current, manual, &manual_gate) {
         (Some(current), _, _) => Next::Continue(journal::next(current, o.me, o.journal_unchanged, &vital, now)),
-        (None, Some(request), Some(Gate::Open(closer))) => begin(o, &vital, closer, Some(request), now),
+        (None, Some(request), Some(Gate::Open(closer))) => begin(o, &vital, closer, Some(request), over, now),
         (None, _, Some(Gate::Unseen)) => Next::LookCloser,
         _ => match &automatic {
             _ if recorded => Next::Nothing,
             Gate::Open(closer) if over.is_none() && corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
-            Gate::Open(closer) if only_observed.is_some() => observed(begin(o, &vital, closer, None, now)),
-            Gate::Open(closer) => begin(o, &vital, closer, None, now),
+            Gate::Open(closer) if only_observed.is_some() => observed(begin(o, &vital, closer, None, over, now)),
+            Gate::Open(closer) => begin(o, &vital, closer, None, over, now),
             Gate::Unseen => Next::LookCloser,
             Gate::Blocked(_) => Next::Nothing,
         },
@@ -228,11 +228,10 @@ enum Gate<'a> {
 }
 
 /// All gates in the order of rule 4.
-fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, trigger: Trigger, now: Now) -> Gate<'a> {
+fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, over: Option<&Threshold>, trigger: Trigger, now: Now) -> Gate<'a> {
     if let Some(b) = gate::declared(o, trigger, now) {
         return Gate::Blocked(b);
     }
-    let over = over(vital, life, now);
     let due = match over {
         Some(_) => gate::threshold(o, vital, now),
         None => gate::silence(o, vital, life, now),
@@ -267,7 +266,7 @@ fn ask_ahead(o: &Observed<'_>, vital: &Vital<'_>, life: Life, held: bool, now: N
     asked && idle && vital.late(now) && due.since(now.mono) <= ahead(o)
 }
 
-fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&VMReset>, now: Now) -> Next {
+fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&VMReset>, over: Option<&Threshold>, now: Now) -> Next {
     let Ok(look) = &closer.look else { return Next::Nothing };
     let name = o.vm.metadata.name.as_deref().unwrap_or_default();
     let intent_time = to_millis(now.wall);
@@ -308,7 +307,6 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
         _ => None,
     };
     let percent = |metric| newest.and_then(|(_, r)| r.percent(metric)).map(|p| p.round() as u32);
-    let over = over(vital, life(vital, now), now);
     let why = match (request, over) {
         (Some(r), _) => format!(
             "requested by {}{}",

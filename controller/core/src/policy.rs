@@ -183,10 +183,10 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
 
     let own: ResetPolicy = vm.reset_policy.clone().unwrap_or_default();
     let shared = policy.reset_policy.clone().unwrap_or_default();
-    let budget: Budget = policy.budget.clone().unwrap_or_default();
-    let max_unhealthy = budget
-        .max_unhealthy
-        .unwrap_or_else(|| IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into()));
+    let Limits {
+        max_unhealthy,
+        max_in_flight,
+    } = limits(&policy);
     let steps = own.steps.or(shared.steps).unwrap_or_else(built_in::steps);
     let own_look: Corroborate = own.corroborate.unwrap_or_default();
     let shared_look: Corroborate = shared.corroborate.unwrap_or_default();
@@ -243,10 +243,21 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
                 .unwrap_or(built_in::MAX_VETO_SECONDS),
         ),
         max_unhealthy,
-        max_in_flight: budget.max_in_flight.unwrap_or(built_in::MAX_IN_FLIGHT),
+        max_in_flight,
         reset_history_limit: policy.reset_history_limit.unwrap_or(built_in::RESET_HISTORY_LIMIT),
         identity: vm.identity.unwrap_or(IdentityCheck::Verify),
         problem,
+    }
+}
+
+/// The budget of a HealthPolicy's fleet.
+pub fn limits(spec: &HealthPolicySpec) -> Limits {
+    let budget: Budget = spec.budget.clone().unwrap_or_default();
+    Limits {
+        max_in_flight: budget.max_in_flight.unwrap_or(built_in::MAX_IN_FLIGHT),
+        max_unhealthy: budget
+            .max_unhealthy
+            .unwrap_or_else(|| IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into())),
     }
 }
 

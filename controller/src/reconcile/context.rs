@@ -177,6 +177,11 @@ impl Context {
         windows
     }
 
+    /// A HealthPolicy was deleted.
+    pub fn forget_windows(&self, policy: &Key) {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).remove(policy);
+    }
+
     /// What was last read of a ProxmoxCluster.
     pub fn cluster_view(&self, key: &Key) -> Option<Arc<ClusterView>> {
         self.proxmox.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()

@@ -49,6 +49,9 @@ pub fn start(ctx: &Arc<Context>, writers: Writers, stop: &CancellationToken) -> 
     // A policy or a cluster that changed concerns its VMs.
     let waker = ctx.clone();
     let policies = watch(&ctx.client, writers.policies, move |event| {
+        if let Event::Delete(object) = event {
+            waker.forget_windows(&key_of(object));
+        }
         if let Some(changed) = Changed::of(event) {
             waker.wake_vms(|vm| changed.is(&managed_vm::policy_of(vm)));
         }

@@ -7,8 +7,8 @@ use super::managed_vm::{counts, policy_of};
 use super::{Error, again};
 use defib_api::{HealthPolicy, HealthPolicySpec, HealthPolicyStatus, Mode, ResetPolicy};
 use defib_core::conditions::{Draft, Is, kind, merge};
-use defib_core::fleet::{Limits, budget};
-use defib_core::policy::{PolicyProblem, built_in, policy_problem, standing_pause};
+use defib_core::fleet::budget;
+use defib_core::policy::{PolicyProblem, limits, policy_problem, standing_pause};
 use defib_core::window::Windows;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
@@ -111,16 +111,6 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         .await?;
     }
     Ok(again(REFRESH))
-}
-
-fn limits(spec: &HealthPolicySpec) -> Limits {
-    let budget = spec.budget.clone().unwrap_or_default();
-    Limits {
-        max_in_flight: budget.max_in_flight.unwrap_or(built_in::MAX_IN_FLIGHT),
-        max_unhealthy: budget
-            .max_unhealthy
-            .unwrap_or_else(|| defib_api::IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into())),
-    }
 }
 
 /// What follows a failure.
