@@ -11,7 +11,7 @@ pub use values::*;
 
 use defib_api::*;
 use defib_core::conditions::{Draft, kind};
-use defib_core::decide::{Decision, Inventory, Next, Observed, decide};
+use defib_core::decide::{Decision, Intent, Inventory, Next, Observed, decide};
 use defib_core::fleet::{Fleet, Limits};
 use defib_core::gate::{Closer, Look, LookFailed};
 use defib_core::heartbeat::{Heartbeat, Report};
@@ -439,6 +439,14 @@ impl Scene {
             Next::Continue(step) => step,
             other => panic!("no reset is under way, but {other:?}"),
         }
+    }
+}
+
+/// The reset that begins.
+pub fn begun(scene: &Scene) -> Intent {
+    match scene.decide().next {
+        Next::Begin(intent) => *intent,
+        other => panic!("no reset begins, but {other:?}"),
     }
 }
 

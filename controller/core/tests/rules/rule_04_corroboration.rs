@@ -5,7 +5,6 @@ use crate::common::*;
 use defib_api::{GuestAgentCheck, GuestAgentState};
 use defib_core::conditions::kind;
 use defib_core::corroboration::{Counters, GuestIo};
-use defib_core::decide::Next;
 use defib_core::time::Mono;
 
 /// The default scene has a time-out of 60 s, so that the built-in quiet is 30 s; it has been silent for 200 s.
@@ -175,9 +174,7 @@ fn the_gates_say_what_would_change_it_and_when_to_look_again() {
 
 #[test]
 fn what_was_seen_is_evidence() {
-    let Next::Begin(intent) = due().quiet_for(77).decide().next else {
-        panic!("a reset begins")
-    };
+    let intent = begun(&due().quiet_for(77));
     assert_eq!(intent.evidence.io_quiet_seconds, Some(77));
     assert_eq!(intent.evidence.guest_agent, Some(GuestAgentState::Silent));
 }

@@ -76,9 +76,7 @@ fn a_record_costs_no_attempt_and_has_a_name_of_its_own() {
 
     // The same silence under Enforce: its first attempt.
     let enforced = due().status(|s| s.episode = Some(episode.clone()));
-    let Next::Begin(begun) = enforced.decide().next else {
-        panic!("a reset begins")
-    };
+    let begun = begun(&enforced);
     assert_eq!((begun.current.attempt, begun.current.step), (1, 1));
     assert_eq!(begun.current.name, format!("web-1-{}-1", episode.id));
 

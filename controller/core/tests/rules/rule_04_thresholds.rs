@@ -3,7 +3,7 @@
 use crate::common::*;
 use defib_api::{GuestAgentState, Metric, Mode, Threshold, ThresholdAction};
 use defib_core::conditions::kind;
-use defib_core::decide::{Cause, Intent, Next};
+use defib_core::decide::Cause;
 use defib_core::observer::Trouble;
 
 const DURATION: u64 = 600;
@@ -27,13 +27,6 @@ fn over_for(threshold: &Threshold, s: u64) -> Scene {
 
 fn busy() -> Scene {
     over_for(&threshold(Metric::CPU, ThresholdAction::Reset), DURATION)
-}
-
-fn begun(scene: &Scene) -> Intent {
-    match scene.decide().next {
-        Next::Begin(intent) => *intent,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]

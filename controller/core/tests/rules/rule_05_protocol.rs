@@ -4,15 +4,8 @@
 
 use crate::common::*;
 use defib_api::{CurrentReset, Outcome, TaskResult, Trigger};
-use defib_core::decide::{Intent, Next};
+use defib_core::decide::Intent;
 use defib_core::journal::{Books, Change, FOREIGN_INTENT, INTENT_EXPIRES, Sent, Step, sent as after_sending};
-
-fn begun(scene: &Scene) -> Intent {
-    match scene.decide().next {
-        Next::Begin(intent) => *intent,
-        other => panic!("no reset begins, but {other:?}"),
-    }
-}
 
 #[test]
 fn nothing_begins_from_the_cache_alone() {
