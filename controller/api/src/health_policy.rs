@@ -117,6 +117,11 @@ pub struct Budget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_in_flight: Option<u32>,
+    /// How long nothing is reset after a storm, which is when three VMs or a tenth of the policy, of its ProxmoxCluster, of a node or of all fell silent within
+    /// one time-out; then all silence is counted anew. Built-in: 180.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub storm_cooldown_seconds: Option<u32>,
 }
 
 /// A count (`3`) or a percentage (`"20%"`).
@@ -175,7 +180,7 @@ pub struct HealthPolicyStatus {
     /// How many more resets the budget allows at this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resets_allowed: Option<u32>,
-    /// Ready, ResetAllowed.
+    /// Ready, ResetAllowed, StormActive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -18,6 +18,8 @@ pub mod kind {
     pub const RESETTING: &str = "Resetting";
     /// Whether Proxmox knows the VM, with an unchanged identity.
     pub const ADOPTED: &str = "Adopted";
+    /// Of a HealthPolicy: whether many of its VMs fell silent together.
+    pub const STORM_ACTIVE: &str = "StormActive";
     /// Of a VMReset: whether it has ended.
     pub const COMPLETE: &str = "Complete";
     /// Of a ProxmoxCluster: whether its certificate is checked.

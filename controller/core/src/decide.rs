@@ -11,6 +11,7 @@ use crate::journal::{self, Step, counted, episode_over};
 use crate::life::{Life, Vital, identity, life, over};
 use crate::observer::ObserverView;
 use crate::policy::{Effective, Found, step_of};
+use crate::storm::Weather;
 use crate::time::{Mono, Now, seconds, to_millis};
 use crate::window::Windows;
 use defib_api::{CurrentReset, Episode, Evidence, GuestAgentCheck, ManagedVM, Metric, ProxmoxClusterSpec, Threshold, Trigger, VMReset};
@@ -83,6 +84,10 @@ pub struct Observed<'a> {
     pub alive_as: Option<&'a str>,
     /// Limits for each cluster and for all of Defib.
     pub limits: &'a Limits,
+    /// Whether many fell silent together with this VM, or around it.
+    pub weather: Weather,
+    /// Its QEMU guest agent has answered before, so that its silence proves something.
+    pub guest_agent_answered: bool,
     /// Whatever policies say, nothing is reset automatically.
     pub observe_only: bool,
     /// Of this silence it is recorded already that a reset would have begun.
@@ -160,7 +165,11 @@ pub struct Intent {
 /// Decides on one VM.
 pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let status = o.vm.status.as_ref();
-    let since = o.observer.since.max(o.hold_lifted);
+    let calm = match o.weather {
+        Weather::Calm { since } => since,
+        Weather::Storm { .. } | Weather::CoolDown { .. } => Mono(0),
+    };
+    let since = o.observer.since.max(o.hold_lifted).max(calm);
     let vital = Vital {
         effective: o.effective,
         status,
@@ -199,7 +208,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let blocked = only_observed.as_ref().or(automatic.as_ref());
 
     let waits = !recorded && (over.is_some() || matches!(life, Life::Silent { .. }));
-    let held = gate::configuration(o, Trigger::Automatic, now).is_some();
+    let held = gate::holds(o, now);
     let well = current.is_none() && status.is_some_and(|s| s.episode.is_some()) && episode_over(&vital, fresh_since(o), now);
     let manual_waits = match manual_gate {
         Some(Gate::Blocked(b)) => Some(b),
@@ -244,8 +253,9 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, over: Option<&Thre
         return Gate::Blocked(b);
     }
     if trigger == Trigger::Automatic
-        && let Some(b) =
-            corroboration::against(o.effective, o.vm.status.as_ref(), closer, life, now).or_else(|| gate::budgets(o, closer, now))
+        && let Some(b) = corroboration::against(o.effective, o.vm.status.as_ref(), closer, life, now)
+            .or_else(|| gate::budgets(o, closer, now))
+            .or_else(|| gate::storm(o, closer, now))
     {
         return Gate::Blocked(b);
     }

@@ -2,6 +2,7 @@
 
 use crate::gate::Blocked;
 use crate::life::{Life, Vital, life};
+use crate::storm::Lost;
 use crate::time::Now;
 use defib_api::{IntOrPercent, ManagedVM};
 
@@ -72,6 +73,18 @@ pub fn standing(vm: &ManagedVM, vital: &Vital<'_>, paused: bool, now: Now) -> St
         Life::Silent { .. } if given_up_long_ago(vm, vital, now) => Standing::Apart,
         Life::Silent { .. } => Standing::Unhealthy,
     }
+}
+
+/// What a VM that is part of the population counts as in a storm: one whose reports are missing since we could hear them. What was missing before is not known to
+/// have happened together: after a restart of ours, nobody was heard yet.
+pub fn lost(vital: &Vital<'_>, now: Now) -> Option<Lost> {
+    if !vital.late(now) || now.mono.since(vital.listening) <= vital.late_after() {
+        return None;
+    }
+    Some(Lost {
+        heard: vital.heard(now)?,
+        timeout: vital.patience(),
+    })
 }
 
 /// A VM whose last attempt ended over a window ago, and that is still silent, must not eat the budget of the others for ever.

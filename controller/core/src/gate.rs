@@ -7,9 +7,10 @@ use crate::heartbeat::same_machine;
 use crate::journal::{counted, forgiven};
 use crate::life::{Life, Vital, in_grace};
 use crate::policy::{Found, standing_pause, step_of};
+use crate::storm::Weather;
 use crate::time::Now;
 use crate::window::Windows;
-use defib_api::{GuestAgentState, IdentityCheck, Mode, Trigger};
+use defib_api::{GuestAgentCheck, GuestAgentState, IdentityCheck, Mode, Trigger};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -94,6 +95,11 @@ pub fn configuration(o: &Observed<'_>, trigger: Trigger, now: Now) -> Option<Blo
     mode(o)
         .filter(|_| trigger == Trigger::Automatic)
         .or_else(|| declared(o, trigger, now))
+}
+
+/// Whether something holds this VM back whose end starts the clock of its silence anew: nobody wants the reset that was held back.
+pub fn holds(o: &Observed<'_>, now: Now) -> bool {
+    !matches!(o.weather, Weather::Calm { .. }) || configuration(o, Trigger::Automatic, now).is_some()
 }
 
 /// Whether the VM is only observed.
@@ -360,4 +366,42 @@ pub fn budgets(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
         );
     }
     budget(&closer.fleet, &o.effective.limits(), o.limits)
+}
+
+/// A storm: many fell silent together, which has a shared cause. Of them, only a VM that is proved to hang is reset, and one at a time.
+pub fn storm(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
+    let (width, burst, population) = match o.weather {
+        Weather::Calm { .. } => return None,
+        Weather::CoolDown { width, until } => {
+            return Some(
+                Blocked::new(
+                    "StormCooldown",
+                    format!(
+                        "many VMs of {width} fell silent together a moment ago; it is waited for {} s, and then all silence is counted anew",
+                        o.effective.storm_cooldown.as_secs()
+                    ),
+                )
+                .until(until.since(now.mono)),
+            );
+        }
+        Weather::Storm {
+            width, burst, population, ..
+        } => (width, burst, population),
+    };
+    let quiet = closer.io.is_some_and(|io| io.quiet(now.mono) >= o.effective.io_quiet);
+    // An agent that was not asked yet is asked when all gates let this pass.
+    let silent = matches!(closer.guest_agent, None | Some(GuestAgentState::Silent));
+    let proved = quiet && silent && o.guest_agent_answered && o.effective.guest_agent == GuestAgentCheck::Auto;
+    if proved && closer.fleet.all.in_flight == 0 {
+        return None;
+    }
+    Some(Blocked::new(
+        "StormActive",
+        format!(
+            "{} of {population} armed VMs of {width} fell silent within {} s of each other, from {} on: so many together have a shared cause, which a reset does not cure; only those are reset, one at a time, that move no data and whose QEMU guest agent answered before and is silent now",
+            burst.lost,
+            burst.timeout.as_secs(),
+            crate::time::to_seconds(burst.from)
+        ),
+    ))
 }

@@ -13,5 +13,6 @@ pub mod lease;
 pub mod life;
 pub mod observer;
 pub mod policy;
+pub mod storm;
 pub mod time;
 pub mod window;

@@ -40,19 +40,33 @@ impl Vital<'_> {
     /// and the budget sees the outage as a whole instead of its first victim.
     pub fn late(&self, now: Now) -> bool {
         let published = self.status.and_then(|s| s.heartbeat.as_ref());
-        let promised = self
-            .heartbeat
-            .promised_seconds
-            .or(published.and_then(|h| h.report_seconds))
-            .unwrap_or(0);
-        let period = self.effective.report.max(crate::time::seconds(promised));
         let quiet = match (self.heartbeat.last_life, published.and_then(|h| h.last_received_time)) {
             (Some(heard), Some(stored)) => now.mono.since(heard).min(now.age(stored)),
             (Some(heard), None) => now.mono.since(heard),
             (None, Some(stored)) => now.age(stored),
             (None, None) => return true,
         };
-        quiet > period.saturating_mul(5) / 2
+        quiet > self.late_after()
+    }
+
+    /// After so long without a report, a VM is late.
+    pub fn late_after(&self) -> Duration {
+        let published = self.status.and_then(|s| s.heartbeat.as_ref());
+        let promised = self
+            .heartbeat
+            .promised_seconds
+            .or(published.and_then(|h| h.report_seconds))
+            .unwrap_or(0);
+        let period = self.effective.report.max(crate::time::seconds(promised));
+        period.saturating_mul(5) / 2
+    }
+}
+
+impl Vital<'_> {
+    /// When the VM was heard of last, by the wall clock.
+    pub fn heard(&self, now: Now) -> Option<jiff::Timestamp> {
+        let published = self.status.and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.last_received_time);
+        published.max(self.heartbeat.last_life.map(|at| now.wall_of(at)))
     }
 }
 

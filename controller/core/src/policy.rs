@@ -29,6 +29,8 @@ pub mod built_in {
     pub const MAX_UNHEALTHY: &str = "20%";
     /// One at a time: a wrong decision then costs one VM.
     pub const MAX_IN_FLIGHT: u32 = 1;
+    /// What depends on a switch, a storage or a node that came back comes back in three minutes.
+    pub const STORM_COOLDOWN_SECONDS: u32 = 180;
     /// VMResets kept for each VM.
     pub const RESET_HISTORY_LIMIT: u32 = 10;
     /// First generation of an agent's key.
@@ -100,6 +102,8 @@ pub struct Effective {
     pub max_unhealthy: IntOrPercent,
     /// Budget of the policy's fleet: most resets under way.
     pub max_in_flight: u32,
+    /// How long nothing is reset after a storm.
+    pub storm_cooldown: Duration,
     /// Ended VMResets that are kept.
     pub reset_history_limit: u32,
     /// How the machine behind a heartbeat is checked.
@@ -244,6 +248,13 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
         ),
         max_unhealthy,
         max_in_flight,
+        storm_cooldown: seconds(
+            policy
+                .budget
+                .as_ref()
+                .and_then(|b| b.storm_cooldown_seconds)
+                .unwrap_or(built_in::STORM_COOLDOWN_SECONDS),
+        ),
         reset_history_limit: policy.reset_history_limit.unwrap_or(built_in::RESET_HISTORY_LIMIT),
         identity: vm.identity.unwrap_or(IdentityCheck::Verify),
         problem,

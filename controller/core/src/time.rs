@@ -66,6 +66,11 @@ pub fn to_millis(t: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(t.as_millisecond()).unwrap_or(t)
 }
 
+/// Cuts a time to whole seconds, as people read it.
+pub fn to_seconds(t: Timestamp) -> Timestamp {
+    Timestamp::from_second(t.as_second()).unwrap_or(t)
+}
+
 /// Whole seconds as a duration.
 pub fn seconds(n: u32) -> Duration {
     Duration::from_secs(u64::from(n))

@@ -97,6 +97,8 @@ pub(crate) fn check(input: &[u8]) {
                 duplicate_of: None,
                 alive_as: None,
                 limits: &scene.limits,
+                weather: defib_core::storm::Weather::Calm { since: Mono(0) },
+                guest_agent_answered: false,
                 observe_only: false,
                 would_reset_recorded: false,
             };

@@ -5,7 +5,7 @@ use crate::reconcile::Error;
 use defib_api::Outcome;
 use defib_core::journal::Sent;
 use defib_core::observer::Trouble;
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// Metrics of the decider.
 #[derive(Clone, Debug)]
@@ -16,6 +16,7 @@ pub struct DeciderMetrics {
     failed: IntCounterVec,
     reconciles: IntCounter,
     trouble: IntCounterVec,
+    guest_agents: IntGaugeVec,
 }
 
 impl DeciderMetrics {
@@ -81,6 +82,14 @@ impl DeciderMetrics {
             "Looks of the decider at a VM. Far fewer than reports: a mere heartbeat wakes nobody.",
         )?;
         registry.register(Box::new(reconciles.clone()))?;
+        let guest_agents = IntGaugeVec::new(
+            Opts::new(
+                "defib_guest_agents_known",
+                "VMs whose QEMU guest agent has answered since Defib started: in a storm, only the silence of these proves a hang.",
+            ),
+            &["namespace", "cluster"],
+        )?;
+        registry.register(Box::new(guest_agents.clone()))?;
         Ok(Self {
             sent,
             withdrawn,
@@ -88,6 +97,7 @@ impl DeciderMetrics {
             failed,
             reconciles,
             trouble,
+            guest_agents,
         })
     }
 }
@@ -127,5 +137,16 @@ impl super::Metrics {
     /// The observer found trouble.
     pub fn observer_trouble(&self, reason: &'static str) {
         self.decider.trouble.with_label_values(&[reason]).inc();
+    }
+
+    /// So many VMs of a cluster have a guest agent that has answered.
+    pub fn guest_agents_known(&self, namespace: &str, cluster: &str, known: usize) {
+        let known = i64::try_from(known).unwrap_or(i64::MAX);
+        self.decider.guest_agents.with_label_values(&[namespace, cluster]).set(known);
+    }
+
+    /// A cluster was deleted.
+    pub fn forget_cluster(&self, namespace: &str, cluster: &str) {
+        let _ = self.decider.guest_agents.remove_label_values(&[namespace, cluster]);
     }
 }

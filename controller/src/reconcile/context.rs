@@ -11,6 +11,7 @@ use crate::observer::Witness;
 use defib_api::{CurrentReset, GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
 use defib_core::corroboration::GuestIo;
 use defib_core::fleet::{Fleet, Limits};
+use defib_core::storm::Sky;
 use defib_core::time::Mono;
 use defib_core::window::{Windows, windows};
 use jiff::Timestamp;
@@ -108,6 +109,8 @@ pub struct VmMemory {
     pub io: Option<GuestIo>,
     /// What its QEMU guest agent did when it was asked last, and when that was.
     pub guest_agent: Option<(GuestAgentState, Mono)>,
+    /// It has answered before: its silence proves something.
+    pub guest_agent_answered: bool,
     /// The ManagedVM as our own last write left it, until the watch has caught up.
     pub latest: Option<Arc<ManagedVM>>,
     /// Failures in a row, for the back-off.
@@ -127,6 +130,21 @@ pub struct FleetCounts {
     pub clusters: HashMap<Key, defib_core::fleet::Count>,
     /// All.
     pub all: defib_core::fleet::Count,
+    /// How it stands with the storms of each width.
+    pub skies: HashMap<Width, Sky>,
+}
+
+/// Whose VMs may fall silent together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// VMs of one HealthPolicy (none: VMs of that namespace without one).
+    Policy((String, Option<String>)),
+    /// VMs of one ProxmoxCluster.
+    Cluster(Key),
+    /// VMs on one node of one.
+    Node(Key, String),
+    /// All.
+    All,
 }
 
 impl FleetCounts {

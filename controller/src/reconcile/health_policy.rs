@@ -1,17 +1,20 @@
 //! HealthPolicy: its VMs are woken when it changes, and its status counts them.
 
 use super::cache::{Guarded, key_of};
-use super::context::Context;
+use super::context::{Context, Width};
 use super::kube_api::{DECIDER, call, status_patch};
 use super::managed_vm::{counts, policy_of};
 use super::{Error, again};
 use defib_api::{HealthPolicy, HealthPolicySpec, HealthPolicyStatus, Mode, ResetPolicy};
-use defib_core::conditions::{Draft, Is, kind, merge};
+use defib_core::conditions::{Draft, Is, find, kind, merge};
 use defib_core::fleet::budget;
 use defib_core::policy::{PolicyProblem, limits, policy_problem, standing_pause};
+use defib_core::storm::Sky;
+use defib_core::time::to_seconds;
 use defib_core::window::Windows;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
 use kube::{Api, Client, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +90,10 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         (None, None, Some(b)) => Draft::new(kind::RESET_ALLOWED, Is::False, b.reason, b.message.clone()),
         (None, None, None) => Draft::new(kind::RESET_ALLOWED, Is::True, "WithinBudget", "the budget leaves room for a reset"),
     };
+    let sky = all.skies.get(&Width::Policy((key.0.clone(), Some(key.1.clone()))));
+    let storm = storm(sky);
     let old = policy.status.clone().unwrap_or_default();
+    let changed = find(&old.conditions, kind::STORM_ACTIVE).is_some_and(|c| c.status == "True") != (storm.is == Is::True);
     let room = if allowed.is == Is::True {
         limits.max_in_flight.saturating_sub(count.in_flight)
     } else {
@@ -99,7 +105,12 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         healthy_vms: Some(count.population.saturating_sub(count.unhealthy)),
         in_flight: Some(count.in_flight),
         resets_allowed: Some(room),
-        conditions: merge(&old.conditions, &[ready, allowed], policy.metadata.generation, now.wall),
+        conditions: merge(
+            &old.conditions,
+            &[ready, allowed, storm.clone()],
+            policy.metadata.generation,
+            now.wall,
+        ),
     };
     if status != old {
         let policies: Api<HealthPolicy> = Api::namespaced(ctx.client.clone(), &key.0);
@@ -110,7 +121,38 @@ pub async fn reconcile(object: Arc<Guarded<HealthPolicy>>, ctx: Arc<Context>) ->
         )
         .await?;
     }
+    if changed {
+        let (type_, reason) = match storm.is {
+            Is::True => (EventType::Warning, "StormBegan"),
+            Is::False | Is::Unknown => (EventType::Normal, "StormEnded"),
+        };
+        ctx.events.publish(policy, type_, reason, &storm.message).await;
+    }
     Ok(again(REFRESH))
+}
+
+/// Whether many VMs of this policy fell silent together. A storm of a ProxmoxCluster, of a node or of all is told by the VMs that it holds back.
+fn storm(sky: Option<&Sky>) -> Draft {
+    match sky.and_then(|s| s.bursts.last().map(|b| (s, b))) {
+        Some((sky, burst)) => Draft::new(
+            kind::STORM_ACTIVE,
+            Is::True,
+            "Burst",
+            format!(
+                "{} of {} armed VMs of this policy fell silent within {} s of each other, from {} on: look for a shared cause",
+                burst.lost,
+                sky.population,
+                burst.timeout.as_secs(),
+                to_seconds(burst.from)
+            ),
+        ),
+        None => Draft::new(
+            kind::STORM_ACTIVE,
+            Is::False,
+            "Calm",
+            "no three VMs and no tenth of this policy fell silent within one time-out of each other",
+        ),
+    }
 }
 
 /// What follows a failure.

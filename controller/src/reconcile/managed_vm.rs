@@ -3,12 +3,14 @@
 mod attempt;
 mod books;
 mod fleet;
+mod guest_agent;
 mod observe;
 mod progress;
 mod record;
 mod report;
 
 pub use fleet::counts;
+pub use guest_agent::learn as learn_guest_agents;
 pub use observe::policy_of;
 
 use super::cache::{Guarded, key_of};

@@ -3,7 +3,7 @@
 use super::cache::{Guarded, Key, key_of};
 use super::context::{ClusterView, Context, VmRow};
 use super::kube_api::{DECIDER, call, status_patch};
-use super::{Error, again};
+use super::{Error, again, managed_vm};
 use defib_api::{ProxmoxCluster, ProxmoxClusterStatus, ProxmoxNode, Verify};
 use defib_core::conditions::{Draft, Is, kind, merge};
 use defib_core::corroboration::{Counters, GuestIo};
@@ -89,7 +89,11 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
         let same_cluster = vm.namespace().as_deref() == Some(&key.0) && vm.spec.proxmox.cluster_ref.name == key.1;
         same_cluster && (first_error || changed.contains(&vm.spec.proxmox.vmid))
     });
+    let reached = error.is_none();
     write_status(&ctx, cluster, &key, error, nodes, slow).await?;
+    if reached {
+        managed_vm::learn_guest_agents(&ctx, &key).await;
+    }
     Ok(again(ctx.poll))
 }
 
@@ -381,6 +385,7 @@ async fn write_status(
 pub fn forget(ctx: &Context, key: &Key) {
     ctx.proxmox.write().unwrap_or_else(PoisonError::into_inner).remove(key);
     ctx.proxmox_clients.inner.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    ctx.metrics.forget_cluster(&key.0, &key.1);
 }
 
 /// What follows a failure.

@@ -382,6 +382,23 @@ impl Lab {
         })
     }
 
+    /// Waits until so many VMs are known to have a QEMU guest agent that answers: only then does its silence prove a hang.
+    ///
+    /// # Errors
+    /// When it takes longer than `patience`.
+    pub fn wait_guest_agents(&self, known: usize, patience: Duration) -> Result<()> {
+        let line = format!("defib_guest_agents_known{{cluster=\"pve\",namespace=\"{NAMESPACE}\"}} ");
+        until(patience, &format!("the guest agents of {known} VMs are known"), || {
+            let metrics = http_get(self.metrics_port, "/metrics")?;
+            let now = metrics.lines().find_map(|l| l.strip_prefix(&line)).unwrap_or("0").trim().to_owned();
+            Ok(if now == known.to_string() {
+                Ok(())
+            } else {
+                Err(format!("{now} are"))
+            })
+        })
+    }
+
     /// The last lines of the controller's log.
     pub fn controller_log(&self, lines: usize) -> String {
         let text = std::fs::read_to_string(&self.controller.log).unwrap_or_default();

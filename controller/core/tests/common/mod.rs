@@ -19,6 +19,7 @@ use defib_core::journal::Step as JournalStep;
 use defib_core::life::Vital;
 use defib_core::observer::{ObserverView, Trouble};
 use defib_core::policy::{Effective, Found, effective};
+use defib_core::storm::Weather;
 use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
 use jiff::Timestamp;
@@ -48,6 +49,8 @@ pub struct Scene {
     pub duplicate_of: Option<String>,
     pub alive_as: Option<String>,
     pub limits: Limits,
+    pub weather: Weather,
+    pub guest_agent_answered: bool,
     pub observe_only: bool,
     pub would_reset_recorded: bool,
 }
@@ -116,6 +119,8 @@ pub fn healthy() -> Scene {
             max_in_flight: 3,
             max_unhealthy: IntOrPercent::Percent("20%".into()),
         },
+        weather: Weather::Calm { since: Mono(0) },
+        guest_agent_answered: false,
         observe_only: false,
         would_reset_recorded: false,
     };
@@ -233,6 +238,7 @@ impl Scene {
         self.policy.budget = Some(Budget {
             max_unhealthy: Some(IntOrPercent::Percent(max_unhealthy.into())),
             max_in_flight: Some(max_in_flight),
+            storm_cooldown_seconds: None,
         });
         self
     }
@@ -404,6 +410,8 @@ impl Scene {
             duplicate_of: self.duplicate_of.as_deref(),
             alive_as: self.alive_as.as_deref(),
             limits: &self.limits,
+            weather: self.weather,
+            guest_agent_answered: self.guest_agent_answered,
             observe_only: self.observe_only,
             would_reset_recorded: self.would_reset_recorded,
         }

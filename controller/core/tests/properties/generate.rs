@@ -6,6 +6,7 @@ use defib_core::corroboration::{Counters, GuestIo};
 use defib_core::decide::Inventory;
 use defib_core::fleet::Count;
 use defib_core::observer::Trouble;
+use defib_core::storm::{Burst, Weather};
 use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
 use jiff::Timestamp;
@@ -351,6 +352,7 @@ fn deviation() -> BoxedStrategy<Deviation> {
             s.policy.budget = Some(Budget {
                 max_unhealthy,
                 max_in_flight,
+                storm_cooldown_seconds: None,
             });
         }),
         change((share(), 0u32..4), |s, (max_unhealthy, max_in_flight)| {
@@ -372,6 +374,30 @@ fn deviation() -> BoxedStrategy<Deviation> {
                 _ => Windows::Invalid { message: text },
             };
         }),
+        change(
+            (0u8..3, moment(), stored_time(), any::<bool>(), 0u32..9),
+            |s, (how, at, from, own, lost)| {
+                s.weather = match how {
+                    0 => Weather::Calm { since: at },
+                    1 => Weather::CoolDown {
+                        width: "this policy",
+                        until: s.now.mono.plus(Duration::from_millis(at.0 % 100_000 + 1)),
+                    },
+                    _ => Weather::Storm {
+                        width: "all of Defib",
+                        burst: Burst {
+                            from,
+                            to: from,
+                            lost,
+                            timeout: Duration::from_millis(at.0),
+                        },
+                        population: lost,
+                        own,
+                    },
+                };
+            }
+        ),
+        change(any::<bool>(), |s, v| s.guest_agent_answered = v),
         change(any::<bool>(), |s, v| s.observe_only = v),
         change(any::<bool>(), |s, v| s.would_reset_recorded = v),
         change(Just(()), |s, ()| s.vm.spec.identity = Some(IdentityCheck::Trust)),

@@ -5,6 +5,8 @@ use defib_api::{AgentState, GuestAgentCheck, GuestAgentState, HeartbeatStatus, I
 use defib_core::fleet::{Count, Limits};
 use defib_core::heartbeat::same_machine;
 use defib_core::policy::Effective;
+use defib_core::storm::Weather;
+use defib_core::time::Mono;
 use defib_core::window::Windows;
 use std::time::Duration;
 
@@ -56,7 +58,11 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     unless(state != Some(AgentState::Stopping), "armed: it has not said goodbye");
 
     let over = over_a_threshold(s, &e, &published);
-    let watched = s.now.mono.since(s.observer.since.max(s.hold_lifted));
+    let calm = match s.weather {
+        Weather::Calm { since } => since,
+        _ => Mono(0),
+    };
+    let watched = s.now.mono.since(s.observer.since.max(s.hold_lifted).max(calm));
     unless(over || watched >= e.timeout, "silence was witnessed for the time-out");
     unless(
         over || s.heartbeat.last_life.is_none_or(|at| s.now.mono.since(at) >= e.timeout),
@@ -110,7 +116,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         unless(false, "Proxmox answers");
     }
     let heard = s.heartbeat.last_life.unwrap_or_default();
-    let silence = s.now.mono.since(heard.max(s.observer.since).max(s.hold_lifted));
+    let silence = s.now.mono.since(heard.max(s.observer.since).max(s.hold_lifted).max(calm));
     let past_due = silence.saturating_sub(e.timeout);
     let attempted = status.episode.as_ref().and_then(|e| e.last_end_time).map(|t| older(s, t));
     // The grace of a boot, and what another process published, only make the veto last longer.
@@ -123,6 +129,12 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
             closer.guest_agent != Some(GuestAgentState::Answers),
             "the guest agent does not answer",
         );
+    }
+    unless(!matches!(s.weather, Weather::CoolDown { .. }), "no storm has passed a moment ago");
+    if matches!(s.weather, Weather::Storm { .. }) {
+        let hangs = quiet && s.guest_agent_answered && closer.guest_agent.is_none_or(|a| a == GuestAgentState::Silent);
+        unless(hangs && e.guest_agent == GuestAgentCheck::Auto, "in a storm, it is proved to hang");
+        unless(closer.fleet.all.in_flight == 0, "in a storm, one at a time");
     }
     unless(over || s.alive_as.is_none(), "it reports as no other ManagedVM");
     unless(s.duplicate_of.is_none(), "no older ManagedVM decides on it");
@@ -160,7 +172,10 @@ fn over_a_threshold(s: &Scene, e: &Effective, published: &HeartbeatStatus) -> bo
         .flatten()
         .min()
         .is_some_and(|q| q <= period * 5 / 2 && q < e.timeout);
-    let since = s.observer.since.max(s.hold_lifted);
+    let mut since = s.observer.since.max(s.hold_lifted);
+    if let Weather::Calm { since: calm } = s.weather {
+        since = since.max(calm);
+    }
     let exceeded = s.heartbeat.over_since.iter().any(|(t, at)| {
         t.action == ThresholdAction::Reset
             && t.metric != Metric::Disk

@@ -18,6 +18,7 @@ mod rule_04_budgets;
 mod rule_04_corroboration;
 mod rule_04_gates;
 mod rule_04_observe;
+mod rule_04_storms;
 mod rule_04_thresholds;
 mod rule_04_triggers;
 mod rule_04_windows;

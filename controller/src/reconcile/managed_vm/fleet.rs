@@ -1,14 +1,16 @@
-//! Counts the fleet from memory, for the budgets.
+//! Counts the fleet from memory, for budgets and storms.
 
 use super::super::cache::Key;
-use super::super::context::{Context, FleetCounts, vm_key};
+use super::super::context::{Context, FleetCounts, Width, vm_key};
 use super::observe::{found, policy_of};
 use defib_api::ManagedVM;
-use defib_core::fleet::{Standing, standing};
+use defib_core::fleet::{Standing, lost, standing};
 use defib_core::life::Vital;
-use defib_core::policy::{effective, standing_pause};
+use defib_core::policy::{Effective, effective, standing_pause};
+use defib_core::storm::{Lost, Sky, Weather, is_forgotten, weather};
 use defib_core::time::Now;
 use defib_core::window::Windows;
+use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use std::collections::HashMap;
@@ -27,29 +29,88 @@ pub fn counts(ctx: &Context) -> Arc<FleetCounts> {
     {
         return counts.clone();
     }
-    let counts = Arc::new(count(ctx, now));
+    let counts = Arc::new(count(ctx, cached.as_ref().map(|(_, c)| &c.skies), now));
     *cached = Some((now.mono, counts.clone()));
     counts
 }
 
-fn count(ctx: &Context, now: Now) -> FleetCounts {
+fn count(ctx: &Context, before: Option<&HashMap<Width, Sky>>, now: Now) -> FleetCounts {
     let mut counts = FleetCounts::default();
     let mut open = HashMap::new();
+    let mut widths: HashMap<Width, (u32, Vec<Lost>)> = HashMap::new();
     for object in ctx.vms.state() {
         let Ok(vm) = &object.0 else { continue };
-        let (standing, policy) = stands(ctx, vm, &mut open, now);
+        let Stands { standing, lost, policy } = stands(ctx, vm, &mut open, now);
         let in_flight = vm.status.as_ref().is_some_and(|s| s.current_reset.is_some());
         let namespace = vm.namespace().unwrap_or_default();
-        let cluster = (namespace.clone(), vm.spec.proxmox.cluster_ref.name.clone());
-        counts.policies.entry((namespace, policy)).or_default().add(standing, in_flight);
+        let policy = (namespace.clone(), policy);
+        let cluster = (namespace, vm.spec.proxmox.cluster_ref.name.clone());
+        if standing != Standing::Apart {
+            for width in widths_of(&policy, &cluster, node_of(vm)) {
+                let (population, all_lost) = widths.entry(width).or_default();
+                *population += 1;
+                all_lost.extend(lost);
+            }
+        }
+        counts.policies.entry(policy).or_default().add(standing, in_flight);
         counts.clusters.entry(cluster).or_default().add(standing, in_flight);
         counts.all.add(standing, in_flight);
     }
+    // A storm whose VMs are all gone has a cool-down all the same.
+    for (width, sky) in before.into_iter().flatten() {
+        if sky.stormy.is_some_and(|at| !is_forgotten(at, now)) {
+            widths.entry(width.clone()).or_default();
+        }
+    }
+    counts.skies = widths
+        .into_iter()
+        .map(|(width, (population, lost))| {
+            let sky = Sky::look(lost, population, before.and_then(|b| b.get(&width)), now);
+            (width, sky)
+        })
+        .collect();
     counts
 }
 
+/// The four widths at which storms are looked for.
+fn widths_of(policy: &(String, Option<String>), cluster: &Key, node: Option<&str>) -> [Width; 4] {
+    [
+        Width::Policy(policy.clone()),
+        Width::Cluster(cluster.clone()),
+        Width::Node(cluster.clone(), node.unwrap_or_default().to_owned()),
+        Width::All,
+    ]
+}
+
+fn node_of(vm: &ManagedVM) -> Option<&str> {
+    vm.status.as_ref().and_then(|s| s.node.as_deref())
+}
+
+/// What the storms around a VM mean for it.
+pub fn weather_of(ctx: &Context, vm: &ManagedVM, effective: &Effective, heard: Option<Timestamp>, now: Now) -> Weather {
+    let namespace = vm.namespace().unwrap_or_default();
+    let policy = (namespace.clone(), effective.policy.clone());
+    let cluster = (namespace, vm.spec.proxmox.cluster_ref.name.clone());
+    let counts = counts(ctx);
+    let calm = Sky::default();
+    let [policy, cluster, node, all] = widths_of(&policy, &cluster, node_of(vm)).map(|width| counts.skies.get(&width).unwrap_or(&calm));
+    let skies = [
+        ("this policy", policy),
+        ("this ProxmoxCluster", cluster),
+        ("this Proxmox node", node),
+        ("all of Defib", all),
+    ];
+    weather(skies, heard, effective.storm_cooldown, now)
+}
+
+struct Stands {
+    standing: Standing,
+    lost: Option<Lost>,
+    policy: Option<String>,
+}
+
 /// How one VM counts, and the name of the policy that applies to it. `open` remembers of each policy whether a maintenance window is open.
-fn stands(ctx: &Context, vm: &ManagedVM, open: &mut HashMap<Key, bool>, now: Now) -> (Standing, Option<String>) {
+fn stands(ctx: &Context, vm: &ManagedVM, open: &mut HashMap<Key, bool>, now: Now) -> Stands {
     let (namespace, policy_name) = policy_of(vm);
     let guard = ctx.policies.get(&ObjectRef::new(&policy_name).within(&namespace));
     let policy = guard.as_ref().and_then(|g| g.0.as_ref().ok());
@@ -80,5 +141,9 @@ fn stands(ctx: &Context, vm: &ManagedVM, open: &mut HashMap<Key, bool>, now: Now
         since: listening.max(hold_lifted),
         listening,
     };
-    (standing(vm, &vital, paused, now), effective.policy)
+    Stands {
+        standing: standing(vm, &vital, paused, now),
+        lost: lost(&vital, now),
+        policy: effective.policy,
+    }
 }

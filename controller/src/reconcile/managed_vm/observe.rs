@@ -11,9 +11,11 @@ use defib_api::{GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMRese
 use defib_core::corroboration::{ANSWER_COUNTS, Counters, GuestIo};
 use defib_core::decide::{Inventory, Observed};
 use defib_core::fleet::{Fleet, budget};
-use defib_core::gate::{Closer, Look, LookFailed, configuration};
+use defib_core::gate::{Closer, Look, LookFailed, holds};
 use defib_core::heartbeat::Heartbeat;
+use defib_core::life::Vital;
 use defib_core::policy::{Effective, Found, effective};
+use defib_core::storm::Weather;
 use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
 use defib_proxmox::{Client, GuestAgent, Node, VmConfig, VmStatus};
@@ -46,6 +48,8 @@ pub struct Facts {
     hold_lifted: Mono,
     journal_unchanged: Duration,
     would_reset_recorded: bool,
+    weather: Weather,
+    guest_agent_answered: bool,
 }
 
 impl Facts {
@@ -150,7 +154,10 @@ impl Facts {
             }
         };
         let now = ctx.clock.now().mono;
-        ctx.remember(&self.key, |m| m.guest_agent = Some((state, now)));
+        ctx.remember(&self.key, |m| {
+            m.guest_agent = Some((state, now));
+            m.guest_agent_answered |= state == GuestAgentState::Answers;
+        });
     }
 
     fn gather(
@@ -167,7 +174,7 @@ impl Facts {
         let inventory = inventory(&vm, cluster.as_ref(), view.as_deref());
         let journal = vm.status.as_ref().and_then(|s| s.current_reset.clone());
         let would_reset_recorded = record::would_reset_is_recorded(ctx, &vm);
-        let (uuid, journal_unchanged, hold_lifted) = ctx.remember(&key, |memory| {
+        let (uuid, journal_unchanged, hold_lifted, guest_agent_answered) = ctx.remember(&key, |memory| {
             match (&memory.journal, journal) {
                 (Some((known, _)), Some(current)) if **known == current => {}
                 (_, Some(current)) => memory.journal = Some((Box::new(current), now.mono)),
@@ -177,6 +184,7 @@ impl Facts {
                 memory.uuid,
                 memory.journal.as_ref().map_or(Duration::ZERO, |(_, since)| now.mono.since(*since)),
                 memory.hold_lifted,
+                memory.guest_agent_answered,
             )
         });
         let mut facts = Self {
@@ -198,8 +206,11 @@ impl Facts {
             hold_lifted,
             journal_unchanged,
             would_reset_recorded,
+            weather: Weather::Calm { since: Mono(0) },
+            guest_agent_answered,
         };
-        let held = configuration(&facts.observed(ctx, now), defib_api::Trigger::Automatic, now).is_some();
+        facts.weather = facts.look_at_the_weather(ctx, now);
+        let held = holds(&facts.observed(ctx, now), now);
         facts.hold_lifted = ctx.remember(&facts.key, |memory| {
             if memory.held && !held {
                 // A lifted hold starts the clock of silence anew: nobody wants the reset that the pause held back.
@@ -209,6 +220,32 @@ impl Facts {
             memory.hold_lifted
         });
         facts
+    }
+
+    /// Whether many fell silent together with this VM or around it. That concerns nobody whose reports come, and the fleet is not counted for him.
+    fn look_at_the_weather(&self, ctx: &Context, now: Now) -> Weather {
+        let vital = self.vital(ctx);
+        let late = vital.late(now);
+        if !late && self.heartbeat.over_since.is_empty() {
+            return Weather::Calm { since: Mono(0) };
+        }
+        fleet::weather_of(ctx, &self.vm, &self.effective, vital.heard(now).filter(|_| late), now)
+    }
+
+    /// Whether its reports come.
+    pub fn is_heard_of(&self, ctx: &Context) -> bool {
+        !self.vital(ctx).late(ctx.clock.now())
+    }
+
+    fn vital(&self, ctx: &Context) -> Vital<'_> {
+        let listening = ctx.witness.view().since;
+        Vital {
+            effective: &self.effective,
+            status: self.vm.status.as_ref(),
+            heartbeat: &self.heartbeat,
+            since: listening.max(self.hold_lifted),
+            listening,
+        }
     }
 
     /// As the decision core takes it.
@@ -243,6 +280,8 @@ impl Facts {
             duplicate_of: self.duplicate_of.as_deref(),
             alive_as: self.alive_as.as_deref(),
             limits: &ctx.limits,
+            weather: self.weather,
+            guest_agent_answered: self.guest_agent_answered,
             observe_only: ctx.observe_only,
             would_reset_recorded: self.would_reset_recorded,
         }
