@@ -2,7 +2,7 @@
 
 use crate::protocol::{LastCheck, Protocol};
 use crate::steps::Step;
-use crate::world::{At, BOOT, EXPIRES, FENCE, FOREIGN_INTENT, Guest, HELD_FOR, LEASE, PROXMOX_HOLDS, TIMEOUT, WELL, World, Wrongs};
+use crate::world::{At, BOOT, EXPIRES, FENCE, FOREIGN_INTENT, Guest, HELD_FOR, LEASE, PROXMOX_HOLDS, Stage, TIMEOUT, Vm, WELL, World, Wrong, Wrongs};
 use stateright::Property;
 
 /// A protocol in a small world.
@@ -10,15 +10,64 @@ use stateright::Property;
 pub struct Model {
     pub protocol: Protocol,
     pub scenario: Scenario,
+    pub search: Search,
 }
 
+/// How small the world is. All of it is searched, so it must be small; each scenario is small in another way.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
+    pub name: &'static str,
     pub vms: usize,
     pub controllers: usize,
+    /// Whether one controller works on several VMs at once, as the real one does.
+    pub parallel: bool,
     pub max_resets: u8,
     /// Guests hang and come back at any time. Otherwise they hang from the beginning, until they are reset.
     pub guests_move: bool,
+}
+
+/// All scenarios.
+pub mod scenarios {
+    use super::Scenario;
+
+    pub const ONE_VM: Scenario = Scenario {
+        name: "one VM, one reset allowed, two controllers",
+        vms: 1,
+        controllers: 2,
+        parallel: true,
+        max_resets: 1,
+        guests_move: true,
+    };
+    pub const ONE_VM_TWICE: Scenario = Scenario {
+        name: "one VM, two resets allowed, two controllers",
+        max_resets: 2,
+        ..ONE_VM
+    };
+    pub const TWO_VMS: Scenario = Scenario {
+        name: "two VMs, one controller that works on both at once",
+        vms: 2,
+        controllers: 1,
+        guests_move: false,
+        ..ONE_VM
+    };
+    pub const TWO_OF_EACH: Scenario = Scenario {
+        name: "two VMs, two controllers that each work on one at a time",
+        controllers: 2,
+        parallel: false,
+        ..TWO_VMS
+    };
+    pub const ALL: [Scenario; 4] = [ONE_VM, ONE_VM_TWICE, TWO_VMS, TWO_OF_EACH];
+}
+
+/// What a search looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Anything wrong, and that what should happen does happen.
+    All,
+    /// Only this wrong, to find its shortest way.
+    For(Wrong),
+    /// A state from which it does not end well.
+    DeadEnd,
 }
 
 /// One thing that happens.
@@ -63,6 +112,10 @@ impl stateright::Model for Model {
     }
 
     fn actions(&self, w: &World, actions: &mut Vec<Action>) {
+        if w.wrong != Wrongs::default() {
+            // Enough is seen.
+            return;
+        }
         let mut steps = Vec::new();
         for c in 0..self.scenario.controllers {
             for v in 0..w.vms.len() {
@@ -105,12 +158,35 @@ impl stateright::Model for Model {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let never = [
             Property::always("no healthy VM is reset", |_, w: &World| !w.wrong.healthy),
             Property::always("no VM is reset twice", |_, w: &World| !w.wrong.double),
-            Property::always("the budget is kept", |_, w: &World| !w.wrong.budget),
-            Property::always("the cap is kept", |_, w: &World| !w.wrong.cap),
-        ]
+            Property::always("no more resets at once than the budget allows", |_, w: &World| !w.wrong.budget),
+            Property::always("no more resets than the cap allows", |_, w: &World| !w.wrong.cap),
+        ];
+        let happens = [
+            Property::sometimes("a hung VM is reset and recovers, and the journal is empty", |_, w: &World| {
+                let recovered = |vm: &Vm| vm.resets == 1 && vm.guest == Guest::Alive(WELL) && vm.journal.is_none() && vm.counted == 1;
+                w.vms.iter().all(recovered)
+            }),
+            Property::sometimes("a request whose answer was lost is found", |_, w: &World| {
+                w.vms.iter().any(|vm| {
+                    let running = vm.journal.is_some_and(|j| j.stage == Stage::Running && j.attempt == vm.task);
+                    running && vm.works.iter().all(|work| work.at == At::Idle)
+                })
+            }),
+            Property::sometimes("an attempt is spent although nothing was sent", |_, w: &World| {
+                w.vms.iter().any(|vm| vm.counted == 1 && vm.resets == 0 && vm.journal.is_none())
+            }),
+            Property::sometimes("an intent is withdrawn", |_, w: &World| {
+                w.vms.iter().any(|vm| vm.works.iter().any(|work| work.at == At::Withdrawing))
+            }),
+        ];
+        match self.search {
+            Search::All => never.into_iter().chain(happens).collect(),
+            Search::For(wrong) => never.into_iter().nth(wrong as usize).into_iter().collect(),
+            Search::DeadEnd => vec![Property::always("it ends well", |model: &Self, w: &World| model.ends_well(w))],
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What is compared: the protocol of rule 5, and protocols that leave a part of it out or do it in a simpler way. All are carried out by the same steps; a protocol
 //! is only data.
 
+use crate::model::Scenario;
+use crate::model::scenarios::{ONE_VM, ONE_VM_TWICE, TWO_VMS};
+use crate::world::Wrong;
+
 /// How a reset is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol {
@@ -141,22 +145,95 @@ pub const REAL: Protocol = Protocol {
     withdrawal: Withdrawal::OfOneIntent,
 };
 
-/// Each of these differs from [`REAL`] in one thing, but for the first.
-pub const SIMPLER: [Protocol; 16] = [
-    Protocol { name: "reset, then write it down", order: Order::RequestFirst, ..REAL },
-    Protocol { name: "decide from the cache, write over whatever is there", decided_on: DecidedOn::Cache, written: Written::Blindly, ..REAL },
-    Protocol { name: "write the intent without compare-and-swap", written: Written::Blindly, ..REAL },
-    Protocol { name: "cache, swap", decided_on: DecidedOn::Cache, ..REAL },
-    Protocol { name: "do not list all intents before the request", lists_intents: false, ..REAL },
-    Protocol { name: "no last check (age, lease, heartbeat)", last_check: LastCheck::Missing, ..REAL },
-    Protocol { name: "last check blind to standstill", last_check: LastCheck::WithoutStandstill, ..REAL },
-    Protocol { name: "a pooled connection (no fence)", sent_on: SentOn::AnyConnection, ..REAL },
-    Protocol { name: "send again when answer lost", ambiguous: Ambiguous::SentAgain, ..REAL },
-    Protocol { name: "after crash send what was intended", resumed: Resumed::BySending, ..REAL },
-    Protocol { name: "take over at once", taken_over: TakenOver::AtOnce, ..REAL },
-    Protocol { name: "take over at once, send", taken_over: TakenOver::AtOnce, resumed: Resumed::BySending, ..REAL },
-    Protocol { name: "count at the end", counted: Counted::AtEnd, ..REAL },
-    Protocol { name: "count when task known", counted: Counted::AtTask, ..REAL },
-    Protocol { name: "believe task", recovered: Recovered::ByTask, ..REAL },
-    Protocol { name: "withdrawal by name", withdrawal: Withdrawal::OfAName, ..REAL },
+/// Simpler protocols, each of which goes wrong: how, and in which scenario that shows. The README has them as a table.
+pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
+    (
+        Protocol {
+            name: "reset first, write it down then",
+            order: Order::RequestFirst,
+            ..REAL
+        },
+        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "decide from the cache, write over whatever is there",
+            decided_on: DecidedOn::Cache,
+            written: Written::Blindly,
+            ..REAL
+        },
+        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "write the intent without compare-and-swap",
+            written: Written::Blindly,
+            ..REAL
+        },
+        &[(Wrong::Double, ONE_VM)],
+    ),
+    (
+        Protocol {
+            name: "do not list all intents after the swap",
+            lists_intents: false,
+            ..REAL
+        },
+        &[(Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "no last check before the request",
+            last_check: LastCheck::Missing,
+            ..REAL
+        },
+        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM_TWICE), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "a last check that does not know that the process stood still",
+            last_check: LastCheck::WithoutStandstill,
+            ..REAL
+        },
+        &[(Wrong::Healthy, ONE_VM)],
+    ),
+    (
+        Protocol {
+            name: "send on a pooled connection (no fence)",
+            sent_on: SentOn::AnyConnection,
+            ..REAL
+        },
+        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM_TWICE), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "send again when the answer is lost",
+            ambiguous: Ambiguous::SentAgain,
+            ..REAL
+        },
+        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "after a crash, send what was intended",
+            resumed: Resumed::BySending,
+            ..REAL
+        },
+        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "believe the finished task",
+            recovered: Recovered::ByTask,
+            ..REAL
+        },
+        &[(Wrong::Double, ONE_VM_TWICE), (Wrong::Budget, TWO_VMS)],
+    ),
+    (
+        Protocol {
+            name: "remember a withdrawal by the attempt's name",
+            withdrawal: Withdrawal::OfAName,
+            ..REAL
+        },
+        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+    ),
 ];

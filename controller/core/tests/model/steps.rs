@@ -33,6 +33,8 @@ pub enum Step {
     WithdrawWithoutAnswer,
     /// Goes on with the reset in the journal.
     Continue,
+    /// The same, but Proxmox could not be asked for its tasks.
+    ContinueWithoutProxmox,
     /// The reconcile ends with an error, or an answer of the API server was lost.
     Fail,
 }
@@ -54,8 +56,8 @@ impl Model {
             steps.push(Step::Watch);
         }
         match vm.works[c].at {
-            At::Idle if self.scenario.vms > 1 && self.scenario.controllers > 1 && w.vms.iter().any(|vm| vm.works[c].at != At::Idle) => return,
-            At::Idle if vm.journal.is_some() => steps.push(Step::Continue),
+            At::Idle if !self.scenario.parallel && w.vms.iter().any(|vm| vm.works[c].at != At::Idle) => return,
+            At::Idle if vm.journal.is_some() => steps.extend([Step::Continue, Step::ContinueWithoutProxmox]),
             At::Idle => {}
             At::Decided if self.protocol.order == Order::RequestFirst => steps.push(Step::Open),
             At::Decided => steps.push(Step::EnterIntent),
@@ -97,7 +99,8 @@ impl Model {
             Step::Post(fate) => self.post(w, c, v, fate)?,
             Step::Record => self.record(w, c, v),
             Step::Withdraw | Step::WithdrawWithoutAnswer => self.withdraw(w, c, v, step == Step::Withdraw)?,
-            Step::Continue => self.go_on(w, c, v)?,
+            Step::Continue => self.go_on(w, c, v, true)?,
+            Step::ContinueWithoutProxmox => self.go_on(w, c, v, false)?,
             Step::Fail => w.vms[v].works[c] = Work::default(),
         }
         Some(())
@@ -277,7 +280,7 @@ impl Model {
     }
 
     /// What is in the journal is all there is: the same record leads to the same step, whoever was there before.
-    fn go_on(&self, w: &mut World, c: usize, v: usize) -> Option<()> {
+    fn go_on(&self, w: &mut World, c: usize, v: usize, proxmox: bool) -> Option<()> {
         let journal = w.vms[v].journal?;
         if !w.holds_lease(c) {
             return None;
@@ -293,16 +296,17 @@ impl Model {
             return Some(());
         }
         let at = |stage| Entry { stage, age: 0, ..journal };
+        let found = proxmox && vm.task == journal.attempt;
         match journal.stage {
             Stage::Intended if self.protocol.resumed == Resumed::BySending => {
                 vm.works[c].at = At::Intended;
                 vm.works[c].attempt = journal.attempt;
             }
-            Stage::Intended | Stage::Sent if vm.task == journal.attempt => self.reached(w, v, at(Stage::Running)),
+            Stage::Intended | Stage::Sent if found => self.reached(w, v, at(Stage::Running)),
             // Proxmox does not have the task, or could not be asked all that time.
             Stage::Intended if journal.age >= SEARCH_FOR + EXPIRES => self.reached(w, v, at(Stage::Verifying)),
             Stage::Sent if journal.age >= SEARCH_FOR => self.reached(w, v, at(Stage::Verifying)),
-            Stage::Running if vm.task == journal.attempt => self.reached(w, v, at(Stage::Verifying)),
+            Stage::Running if found => self.reached(w, v, at(Stage::Verifying)),
             Stage::Verifying => {
                 let back = match self.protocol.recovered {
                     Recovered::ByNewBoot => vm.task == journal.attempt && matches!(vm.guest, Guest::Alive(1..)),

@@ -41,16 +41,37 @@ pub struct World {
 }
 
 /// What must never be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// A VM that was well is reset.
+    Healthy,
+    /// A VM is reset that still boots from its last reset, or twice for one attempt.
+    Double,
+    /// A VM is reset while another still boots from its reset: more than maxInFlight allows, which is 1 here.
+    Budget,
+    /// A VM is reset more often than maxResets allows.
+    Cap,
+}
+
+/// Which of it a step has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Wrongs {
-    /// A VM that was well was reset.
     pub healthy: bool,
-    /// A VM was reset that still boots from the last reset, or twice for one attempt.
     pub double: bool,
-    /// A VM was reset while another boots from its reset.
     pub budget: bool,
-    /// A VM was reset more often than maxResets.
     pub cap: bool,
+}
+
+impl Wrongs {
+    /// Whether this one is among them.
+    pub fn has(&self, wrong: Wrong) -> bool {
+        match wrong {
+            Wrong::Healthy => self.healthy,
+            Wrong::Double => self.double,
+            Wrong::Budget => self.budget,
+            Wrong::Cap => self.cap,
+        }
+    }
 }
 
 /// One VM, everywhere.
