@@ -2,7 +2,9 @@
 
 use crate::protocol::{LastCheck, Protocol};
 use crate::steps::Step;
-use crate::world::{At, BOOT, EXPIRES, FENCE, FOREIGN_INTENT, Guest, HELD_FOR, LEASE, PROXMOX_HOLDS, Stage, TIMEOUT, Vm, WELL, World, Wrong, Wrongs};
+use crate::world::{
+    At, BOOT, EXPIRES, FENCE, FOREIGN_INTENT, Guest, HELD_FOR, LEASE, PROXMOX_HOLDS, Stage, TIMEOUT, Vm, WELL, World, Wrong, Wrongs,
+};
 use stateright::Property;
 
 /// A protocol in a small world.
@@ -107,7 +109,11 @@ impl stateright::Model for Model {
     type Action = Action;
 
     fn init_states(&self) -> Vec<World> {
-        let guest = if self.scenario.guests_move { Guest::Alive(WELL) } else { Guest::Hung };
+        let guest = if self.scenario.guests_move {
+            Guest::Alive(WELL)
+        } else {
+            Guest::Hung
+        };
         vec![World::new(self.scenario.vms, guest)]
     }
 

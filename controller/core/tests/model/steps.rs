@@ -4,8 +4,8 @@
 use crate::model::Model;
 use crate::protocol::{Ambiguous, Counted, DecidedOn, LastCheck, Order, Recovered, Resumed, SentOn, TakenOver, Withdrawal, Written};
 use crate::world::{
-    Answer, At, Cached, EXPIRES, Entry, FENCE, FOREIGN_INTENT, Guest, RECOVERY, Request, SEARCH_FOR, Stage, TIMEOUT, WELL, Work,
-    World, Wrongs,
+    Answer, At, Cached, EXPIRES, Entry, FENCE, FOREIGN_INTENT, Guest, RECOVERY, Request, SEARCH_FOR, Stage, TIMEOUT, WELL, Work, World,
+    Wrongs,
 };
 
 /// What a controller does about one VM.
@@ -211,7 +211,12 @@ impl Model {
 
     fn record(&self, w: &mut World, c: usize, v: usize) {
         let vm = &mut w.vms[v];
-        let Work { at: At::Answered(answer), attempt, .. } = vm.works[c] else {
+        let Work {
+            at: At::Answered(answer),
+            attempt,
+            ..
+        } = vm.works[c]
+        else {
             return;
         };
         vm.works[c] = Work::default();
