@@ -3,7 +3,7 @@
 
 use crate::model::{Action, Decider, Model};
 use crate::steps::{Fate, Step};
-use crate::world::{At, FENCE, Guest, World};
+use crate::world::{At, Guest, World};
 use stateright::Model as _;
 
 /// So many fair steps, ticks among them, are enough from anywhere.
@@ -34,32 +34,34 @@ impl Model {
 
     /// The first of what is due; time goes on when nothing is.
     fn fair_step(&self, w: &World) -> Option<World> {
-        let mut due = Vec::new();
-        for v in 0..w.vms.len() {
-            due.extend([Action::ProxmoxResets(v), Action::Boots(v)]);
-            for c in 0..self.scenario.controllers {
-                let work = w.vms[v].works[c];
-                let step = match work.at {
-                    At::Idle if w.vms[v].journal.is_some() => Step::Continue,
-                    At::Idle => Step::Decide,
-                    At::Decided => Step::EnterIntent,
-                    At::Intended => Step::ListIntents,
-                    At::Listed => Step::Open,
-                    At::Connected => Step::LastCheck,
-                    At::Checked if work.idle < FENCE => Step::Post(Fate::Answered),
-                    At::Checked => Step::Post(Fate::NotDelivered),
-                    At::Answered(_) => Step::Record,
-                    At::Withdrawing => Step::Withdraw,
-                };
-                due.push(Action::Controller(c, step, v));
-            }
-        }
-        due.push(Action::Tick(Decider::Ran));
-        let possible = |action: &Action| match action {
-            Action::ProxmoxResets(v) => w.vms[*v].request.is_some(),
-            Action::Boots(v) => matches!(w.vms[*v].guest, Guest::Booting(_)),
-            _ => true,
-        };
-        due.into_iter().filter(possible).find_map(|action| self.next_state(w, action))
+        let mut possible = Vec::new();
+        self.actions(w, &mut possible);
+        let (time, due): (Vec<Action>, Vec<Action>) = possible.into_iter().filter(is_fair).partition(|a| matches!(a, Action::Tick(_)));
+        due.into_iter().chain(time).find_map(|action| self.next_state(w, action))
+    }
+}
+
+/// What happens where nothing fails.
+fn is_fair(action: &Action) -> bool {
+    match action {
+        Action::ProxmoxResets(_) | Action::Boots(_) | Action::Tick(Decider::Ran) => true,
+        Action::Controller(_, step, _) => match step {
+            Step::Decide
+            | Step::EnterIntent
+            | Step::ListIntents
+            | Step::Open
+            | Step::LastCheck
+            // The second where the connection is closed already.
+            | Step::Post(Fate::Answered | Fate::NotDelivered)
+            | Step::Record
+            | Step::Withdraw
+            | Step::Continue => true,
+            Step::Watch
+            | Step::Post(Fate::AnswerLost | Fate::LostOnTheWay)
+            | Step::WithdrawWithoutAnswer
+            | Step::ContinueWithoutProxmox
+            | Step::Fail => false,
+        },
+        Action::Restarts(_) | Action::TakesLease(_) | Action::Hangs(_) | Action::ComesBack(_) | Action::Tick(_) => false,
     }
 }

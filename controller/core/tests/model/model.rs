@@ -128,7 +128,11 @@ impl stateright::Model for Model {
                 self.steps(w, c, v, &mut steps);
                 actions.extend(steps.drain(..).map(|s| Action::Controller(c, s, v)));
             }
-            actions.extend([Action::Restarts(c), Action::TakesLease(c)]);
+            actions.push(Action::Restarts(c));
+            // When its holder has not renewed it for long.
+            if w.decider != c && w.lease_age >= LEASE {
+                actions.push(Action::TakesLease(c));
+            }
         }
         for (v, vm) in w.vms.iter().enumerate() {
             if vm.request.is_some() {
@@ -150,7 +154,7 @@ impl stateright::Model for Model {
         match action {
             Action::Controller(c, step, v) => self.step(&mut next, c, v, step)?,
             Action::Restarts(c) => self.restart(&mut next, c),
-            Action::TakesLease(c) => self.take_lease(&mut next, c)?,
+            Action::TakesLease(c) => self.take_lease(&mut next, c),
             Action::ProxmoxResets(v) => {
                 let vm = next.vms.get_mut(v)?;
                 vm.task = vm.request.take()?.attempt;

@@ -50,6 +50,7 @@ pub enum Fate {
 
 impl Model {
     /// The steps that this controller might take about this VM, by where its work is. [`Self::step`] says whether it really can.
+    /// A reconcile begins only where the lease is held; once begun, it goes on until its last check.
     pub fn steps(&self, w: &World, c: usize, v: usize, steps: &mut Vec<Step>) {
         let vm = &w.vms[v];
         if self.protocol.decided_on == DecidedOn::Cache && !vm.caches[c].newest {
@@ -57,7 +58,7 @@ impl Model {
         }
         match vm.works[c].at {
             At::Idle if !self.scenario.parallel && w.vms.iter().any(|vm| vm.works[c].at != At::Idle) => return,
-            At::Idle if vm.journal.is_some() => steps.extend([Step::Continue, Step::ContinueWithoutProxmox]),
+            At::Idle if vm.journal.is_some() && w.holds_lease(c) => steps.extend([Step::Continue, Step::ContinueWithoutProxmox]),
             At::Idle => {}
             At::Decided if self.protocol.order == Order::RequestFirst => steps.push(Step::Open),
             At::Decided => steps.push(Step::EnterIntent),
@@ -69,7 +70,8 @@ impl Model {
             At::Withdrawing => steps.extend([Step::Withdraw, Step::WithdrawWithoutAnswer]),
         }
         match vm.works[c].at {
-            At::Idle => steps.push(Step::Decide),
+            At::Idle if w.holds_lease(c) && vm.silence >= TIMEOUT => steps.push(Step::Decide),
+            At::Idle => {}
             At::Withdrawing => {}
             _ => steps.push(Step::Fail),
         }
@@ -106,7 +108,7 @@ impl Model {
         Some(())
     }
 
-    /// Silent, as witnessed by the decider; nothing under way for this VM or another; cap not reached.
+    /// Of a VM that is silent, as the decider has witnessed: nothing is under way for it or another, and the cap is not reached.
     fn decide(&self, w: &mut World, c: usize, v: usize) -> Option<()> {
         let read = |v: usize| match self.protocol.decided_on {
             DecidedOn::Cache => w.vms[v].caches[c],
@@ -118,9 +120,8 @@ impl Model {
             },
         };
         let vm = read(v);
-        let due = w.holds_lease(c) && w.vms[v].silence >= TIMEOUT;
         let in_flight = (0..w.vms.len()).any(|other| read(other).busy);
-        if !due || in_flight || vm.counted >= self.scenario.max_resets || vm.begun > self.scenario.max_resets {
+        if in_flight || vm.counted >= self.scenario.max_resets || vm.begun > self.scenario.max_resets {
             return None;
         }
         w.vms[v].works[c] = Work {
@@ -287,9 +288,6 @@ impl Model {
     /// What is in the journal is all there is: the same record leads to the same step, whoever was there before.
     fn go_on(&self, w: &mut World, c: usize, v: usize, proxmox: bool) -> Option<()> {
         let journal = w.vms[v].journal?;
-        if !w.holds_lease(c) {
-            return None;
-        }
         if journal.holder != c {
             let watched = journal.age >= FOREIGN_INTENT || self.protocol.taken_over == TakenOver::AtOnce;
             return watched.then(|| w.vms[v].write(Some(Entry { holder: c, ..journal })));
@@ -343,16 +341,12 @@ impl Model {
         }
     }
 
-    /// The lease passes on when its holder has not renewed it for long. The new decider has heard nothing yet.
-    pub fn take_lease(&self, w: &mut World, c: usize) -> Option<()> {
-        if w.decider == c || w.lease_age < crate::world::LEASE {
-            return None;
-        }
+    /// The lease passes on. The new decider has heard nothing yet.
+    pub fn take_lease(&self, w: &mut World, c: usize) {
         w.decider = c;
         w.lease_age = 0;
         for vm in &mut w.vms {
             vm.silence = 0;
         }
-        Some(())
     }
 }
