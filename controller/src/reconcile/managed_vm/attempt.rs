@@ -178,7 +178,7 @@ async fn live_intents(ctx: &Context, facts: &Facts) -> Result<[u32; 3], Error> {
 /// # Errors
 /// When the journal could not be written. It is remembered, so that the next look takes it back.
 pub async fn withdraw(ctx: &Context, facts: &Facts, current: &CurrentReset, why: Withdrawal) -> Result<Action, Error> {
-    ctx.remember(&facts.key, |m| m.withdraw = Some(current.name.clone()));
+    ctx.remember(&facts.key, |m| m.withdraw = Some((current.name.clone(), current.intent_time)));
     record::withdraw(ctx, &facts.vm, current, &why).await?;
     books::update(ctx, &facts.key, current, Books::withdraw).await?;
     let now = ctx.clock.now().mono;
