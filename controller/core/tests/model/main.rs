@@ -75,7 +75,7 @@ fn it_always_ends_well_when_faults_stop() {
 fn what_would_be_safe_too() {
     let safe = [
         Protocol {
-            counted: Counted::AtEnd,
+            counted: Counted::Ended,
             ..REAL
         },
         Protocol {

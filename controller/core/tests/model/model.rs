@@ -28,7 +28,7 @@ pub struct Scenario {
     pub guests_move: bool,
 }
 
-/// All scenarios.
+/// The four worlds that are searched.
 pub mod scenarios {
     use super::Scenario;
 
@@ -58,7 +58,6 @@ pub mod scenarios {
         parallel: false,
         ..TWO_VMS
     };
-    pub const ALL: [Scenario; 4] = [ONE_VM, ONE_VM_TWICE, TWO_VMS, TWO_OF_EACH];
 }
 
 /// What a search looks for.
@@ -168,6 +167,7 @@ impl stateright::Model for Model {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
+        // In the order of `Wrong`.
         let never = [
             Property::always("no healthy VM is reset", |_, w: &World| !w.wrong.healthy),
             Property::always("no VM is reset twice", |_, w: &World| !w.wrong.double),

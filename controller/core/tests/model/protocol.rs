@@ -103,11 +103,11 @@ pub enum TakenOver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counted {
     /// In the write that enters the intent.
-    AtIntent,
+    Intended,
     /// When its task is known.
-    AtTask,
+    TaskKnown,
     /// In the write that clears the journal.
-    AtEnd,
+    Ended,
 }
 
 /// What ends a reset well.
@@ -140,7 +140,7 @@ pub const REAL: Protocol = Protocol {
     ambiguous: Ambiguous::Searched,
     resumed: Resumed::BySearch,
     taken_over: TakenOver::WatchedUnchanged,
-    counted: Counted::AtIntent,
+    counted: Counted::Intended,
     recovered: Recovered::ByNewBoot,
     withdrawal: Withdrawal::OfOneIntent,
 };

@@ -72,7 +72,7 @@ fn each_simpler_protocol_goes_wrong_as_the_readme_says() {
 fn counted_when_its_task_is_known_the_cap_is_exceeded() {
     let protocol = Protocol {
         name: "count an attempt when its task is known",
-        counted: Counted::AtTask,
+        counted: Counted::TaskKnown,
         ..REAL
     };
     assert!(counterexample(protocol, scenarios::ONE_VM, Wrong::Cap, None).is_some());

@@ -142,7 +142,7 @@ impl Model {
             return;
         }
         vm.begun = work.attempt;
-        if self.protocol.counted == Counted::AtIntent {
+        if self.protocol.counted == Counted::Intended {
             // The list of resets is written as a whole, as it was read, with this one added.
             vm.counted = work.attempt;
         }
@@ -258,7 +258,7 @@ impl Model {
     /// Writes how far a reset has come.
     fn reached(&self, w: &mut World, v: usize, entry: Entry) {
         let vm = &mut w.vms[v];
-        if entry.stage == Stage::Running && self.protocol.counted == Counted::AtTask {
+        if entry.stage == Stage::Running && self.protocol.counted == Counted::TaskKnown {
             vm.counted += 1;
         }
         vm.write(Some(entry));
@@ -273,7 +273,7 @@ impl Model {
         }
         if ours {
             vm.begun -= 1;
-            if self.protocol.counted == Counted::AtIntent {
+            if self.protocol.counted == Counted::Intended {
                 vm.counted -= 1;
             }
             vm.write(None);
@@ -318,7 +318,7 @@ impl Model {
                 if !back && journal.age < RECOVERY {
                     return None;
                 }
-                if self.protocol.counted == Counted::AtEnd {
+                if self.protocol.counted == Counted::Ended {
                     vm.counted += 1;
                 }
                 vm.write(None);

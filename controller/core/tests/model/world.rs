@@ -62,18 +62,6 @@ pub struct Wrongs {
     pub cap: bool,
 }
 
-impl Wrongs {
-    /// Whether this one is among them.
-    pub fn has(&self, wrong: Wrong) -> bool {
-        match wrong {
-            Wrong::Healthy => self.healthy,
-            Wrong::Double => self.double,
-            Wrong::Budget => self.budget,
-            Wrong::Cap => self.cap,
-        }
-    }
-}
-
 /// One VM, everywhere.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Vm {
