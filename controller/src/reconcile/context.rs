@@ -115,8 +115,9 @@ pub struct VmMemory {
     pub latest: Option<Arc<ManagedVM>>,
     /// Failures in a row, for the back-off.
     pub failures: u32,
-    /// An intent that provably was not delivered, and that could not be taken back yet.
-    pub withdraw: Option<String>,
+    /// An intent that provably was not delivered, and that could not be taken back yet, or that was and we were not told: then the next intent may have its name.
+    /// So the time belongs to it.
+    pub withdraw: Option<(String, Timestamp)>,
     /// Withdrawals in a row, for the back-off, and until when none is tried again.
     pub withdrawals: (u32, Mono),
 }

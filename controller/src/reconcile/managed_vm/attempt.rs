@@ -143,7 +143,10 @@ fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Re
         return withdrawal("LeaseNotHeld", "this process does not hold the lease any more");
     }
     if intent.current.trigger == Trigger::Automatic {
-        if let Some(trouble) = ctx.witness.view().trouble {
+        let view = ctx.witness.view();
+        // Also a trouble that is over: the VM may have spoken meanwhile, and its report may be unread yet, or was turned away.
+        let since_decided = view.newest.filter(|_| view.since > now.mono_of(intent.current.intent_time));
+        if let Some(trouble) = view.trouble.or(since_decided) {
             return withdrawal(trouble.reason(), trouble.message());
         }
         if intent.cause == Some(Cause::Silence) && ctx.ledger.view(&facts.key).last_life > facts.last_life() {
@@ -178,7 +181,7 @@ async fn live_intents(ctx: &Context, facts: &Facts) -> Result<[u32; 3], Error> {
 /// # Errors
 /// When the journal could not be written. It is remembered, so that the next look takes it back.
 pub async fn withdraw(ctx: &Context, facts: &Facts, current: &CurrentReset, why: Withdrawal) -> Result<Action, Error> {
-    ctx.remember(&facts.key, |m| m.withdraw = Some(current.name.clone()));
+    ctx.remember(&facts.key, |m| m.withdraw = Some((current.name.clone(), current.intent_time)));
     record::withdraw(ctx, &facts.vm, current, &why).await?;
     books::update(ctx, &facts.key, current, Books::withdraw).await?;
     let now = ctx.clock.now().mono;

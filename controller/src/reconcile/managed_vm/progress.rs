@@ -32,7 +32,8 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
     let Some(current) = facts.vm.status.as_ref().and_then(|s| s.current_reset.clone()) else {
         return Ok(Progress::Waits(at_deadline(decision.check_after)));
     };
-    if current.holder == ctx.me && ctx.remember(&facts.key, |m| m.withdraw.as_deref() == Some(&current.name)) {
+    let this = (current.name.clone(), current.intent_time);
+    if current.holder == ctx.me && ctx.remember(&facts.key, |m| m.withdraw.as_ref() == Some(&this)) {
         let why = Withdrawal {
             reason: "NotDelivered",
             message: "the request did not reach Proxmox".into(),
