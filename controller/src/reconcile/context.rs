@@ -65,6 +65,8 @@ pub struct Context {
     pub observe_only: bool,
     /// Period of the readings of Proxmox.
     pub poll: Duration,
+    /// Makes a client of a ProxmoxCluster.
+    pub connect: super::proxmox::Connect,
     /// Clients of the ProxmoxClusters.
     pub proxmox_clients: super::proxmox_cluster::Clients,
 }
@@ -73,7 +75,7 @@ pub struct Context {
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// The client, where the spec and its Secrets allow one.
-    pub client: Option<defib_proxmox::Client>,
+    pub client: Option<super::proxmox::Client>,
     /// VMs by VMID. Kept when a reading fails.
     pub vms: HashMap<u32, VmRow>,
     /// Whether `vms` was ever read.

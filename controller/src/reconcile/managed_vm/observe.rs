@@ -3,6 +3,7 @@
 use super::super::cache::{Key, get};
 use super::super::context::{ClusterView, Context, is_newer, vm_key};
 use super::super::kube_api::call;
+use super::super::proxmox::Proxmox;
 use super::super::proxmox_cluster::counters;
 use super::super::{Error, vm_reset};
 use super::{fleet, record};
@@ -16,7 +17,7 @@ use defib_core::heartbeat::Heartbeat;
 use defib_core::policy::{Effective, Found, effective};
 use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
-use defib_proxmox::{Client, GuestAgent, Node, VmConfig, VmStatus};
+use defib_proxmox::{GuestAgent, Node, VmConfig, VmStatus};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use std::sync::Arc;
@@ -335,9 +336,9 @@ impl Facts {
     }
 
     /// The client of the VM's cluster. Without the ProxmoxCluster there is none, whatever was made of it before it was deleted.
-    pub fn client(&self) -> Option<&Client> {
+    pub fn client(&self) -> Option<&dyn Proxmox> {
         self.cluster.as_ref()?;
-        self.view.as_ref().and_then(|v| v.client.as_ref())
+        self.view.as_ref().and_then(|v| v.client.as_deref())
     }
 
     /// Node and state by the last reading of Proxmox.
@@ -374,14 +375,14 @@ struct Seen {
 
 /// What Proxmox says of a VM on the node where it was seen last; none when it is not there any more, or when that node does not answer: it may have been moved
 /// away from a node that failed.
-async fn on_node(client: &Client, node: &str, vmid: u32) -> Result<Option<Seen>, defib_proxmox::Error> {
+async fn on_node(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Option<Seen>, defib_proxmox::Error> {
     match read_vm(client, node, vmid).await {
         Err(defib_proxmox::Error::NotOnNode { .. } | defib_proxmox::Error::NodeUnreachable { .. }) => Ok(None),
         done => done.map(Some),
     }
 }
 
-async fn read_vm(client: &Client, node: &str, vmid: u32) -> Result<Seen, defib_proxmox::Error> {
+async fn read_vm(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Seen, defib_proxmox::Error> {
     let (status, config, nodes) = tokio::try_join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes())?;
     Ok(Seen {
         node: node.to_owned(),
