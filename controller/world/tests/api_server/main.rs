@@ -1,0 +1,7 @@
+//! The API server in memory, as kube's client, watcher and controller see it, in paused time.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic as tests do")]
+
+mod objects;
+mod support;
+mod watches;
