@@ -150,6 +150,13 @@ impl ClusterStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Permissions(BTreeMap<String, BTreeMap<String, bool>>);
 
+/// By path, and there by privilege: whether it also holds below.
+impl FromIterator<(String, BTreeMap<String, bool>)> for Permissions {
+    fn from_iter<I: IntoIterator<Item = (String, BTreeMap<String, bool>)>>(listed: I) -> Self {
+        Self(listed.into_iter().collect())
+    }
+}
+
 impl Permissions {
     pub(crate) fn from_body(body: BTreeMap<String, BTreeMap<String, Loose>>) -> Self {
         let privileges =

@@ -26,6 +26,7 @@
 mod audit;
 mod fault;
 mod garbage;
+mod history;
 mod kinds;
 mod meta;
 mod patch;
@@ -41,6 +42,7 @@ mod write;
 
 pub use audit::Entry;
 pub use fault::{Call, EventFault, EventInfo, Fault, Faults, Flow, Loss, NoFaults, Outcome, Verb};
+pub use history::Committed;
 pub use service::ApiService;
 
 use audit::Audit;

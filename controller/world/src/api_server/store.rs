@@ -61,6 +61,11 @@ impl Store {
         }
     }
 
+    /// The changes that are known, in order.
+    pub(super) fn history(&self) -> impl Iterator<Item = &Change> {
+        self.history.iter()
+    }
+
     /// The version of the newest write.
     pub(super) fn version(&self) -> u64 {
         self.version
