@@ -104,15 +104,16 @@ async fn deliver(world: &Arc<World>, vm: usize, key: &str, report: Value) -> Opt
         let (index, process) = ready.or_else(|| living.iter().find(|p| of_ours(p)))?;
         (*index, process.router())
     };
+    let goodbye = report["state"] == "Stopping";
     if world.sabotage == Some(Sabotage::DeafReceiver) {
-        world.heard(vm, process);
+        world.heard(vm, process, goodbye);
         return Some(None);
     }
     let answer = send(router, key, report.to_string()).await;
     if answer.status() != StatusCode::OK {
         return None;
     }
-    world.heard(vm, process);
+    world.heard(vm, process, goodbye);
     let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await.ok()?;
     let answer: Value = serde_json::from_slice(&body).ok()?;
     Some(answer["nextReportSeconds"].as_u64().map(Duration::from_secs))

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 /// Trouble begins no sooner: by then all agents have reported.
 const BEGIN: u64 = 40;
-/// From here on nothing is disturbed any more, and all that was declared against resets is taken back.
-pub const CALM: Time = Time(270_000);
-/// A machine that hangs then is a plain case, and is reset and comes back.
-pub const PROBE: Time = Time(420_000);
+/// From here on nothing is disturbed any more.
+const CALM: Time = Time(270_000);
+/// The first machine hangs.
+const PROBE: Time = Time(420_000);
 /// The world ends.
-pub const END: Time = Time(600_000);
+const END: Time = Time(600_000);
 
 /// The whole plan.
 #[derive(Clone, Debug)]
@@ -28,6 +28,12 @@ pub struct Plan {
     pub policies: Vec<PolicyPlan>,
     /// Most resets under way in all of Defib.
     pub max_in_flight: u32,
+    /// From here on nothing is disturbed any more, and all that was declared against resets is taken back.
+    pub calm: Time,
+    /// The first machine hangs then: a plain case, in which it is reset and comes back.
+    pub probe: Time,
+    /// The world ends.
+    pub end: Time,
     /// What happens, by time.
     pub events: Vec<(Time, Event)>,
 }
@@ -212,6 +218,9 @@ impl Plan {
             vms,
             policies,
             max_in_flight: dice.between(1, 3) as u32,
+            calm: CALM,
+            probe: PROBE,
+            end: END,
             events: Vec::new(),
         };
         plan.machines(&mut dice);

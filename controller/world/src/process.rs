@@ -2,7 +2,7 @@
 
 use crate::clock::Time;
 use crate::proxmox::client::SimulatedProxmox;
-use crate::sabotage::{Line, Sabotage};
+use crate::sabotage::Line;
 use crate::weather::client_name;
 use crate::world::World;
 use axum::Router;
@@ -42,6 +42,7 @@ pub struct Process {
     stop: CancellationToken,
     /// What it decides with.
     pub ctx: Arc<Context>,
+    registry: Registry,
     serving: Serving,
     router: Router,
     tasks: Option<JoinSet<()>>,
@@ -62,11 +63,9 @@ impl Process {
             _ => world.api.client(&name),
         };
         let alive = Arc::new(AtomicBool::new(true));
-        let mut proxmox = SimulatedProxmox::new(world.pve.clone(), world.clock, world.seed, index, alive.clone(), skew);
-        if world.sabotage == Some(Sabotage::PostsTwice) {
-            proxmox = proxmox.posting_twice();
-        }
-        let metrics = Arc::new(Metrics::register(&Registry::new()).expect("the first in its registry"));
+        let proxmox = SimulatedProxmox::new(world.pve.clone(), world.clock, world.seed, index, alive.clone(), skew).broken(world.sabotage);
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry).expect("the first in its registry"));
         let assembly = Assembly::new(Setup {
             client,
             namespace: world.lease_namespace(controller).into(),
@@ -114,6 +113,7 @@ impl Process {
             alive,
             stop,
             ctx,
+            registry,
             serving,
             router,
             tasks: Some(tasks),
@@ -129,6 +129,13 @@ impl Process {
     /// Whether it takes reports.
     pub fn is_serving(&self) -> bool {
         self.is_alive() && self.serving.is_serving()
+    }
+
+    /// How often it has looked at a machine.
+    pub fn looks(&self) -> u64 {
+        let families = self.registry.gather();
+        let looks = families.iter().find(|f| f.name() == "defib_vm_reconciles_total");
+        looks.map_or(0, |f| f.get_metric().iter().map(|m| m.get_counter().get_value() as u64).sum())
     }
 
     /// What takes its reports.

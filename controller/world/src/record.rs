@@ -9,6 +9,8 @@ pub struct Log {
     pub lines: Vec<(Time, Option<usize>, String)>,
     /// Reports that were answered well, in the order of time.
     pub heard: Vec<Heard>,
+    /// How often each process had looked at a machine, once a minute.
+    pub looks: Vec<(Time, usize, u64)>,
 }
 
 /// A report that was answered by 200.
@@ -20,4 +22,6 @@ pub struct Heard {
     pub vm: usize,
     /// Which process took it.
     pub process: usize,
+    /// The agent said goodbye with it.
+    pub goodbye: bool,
 }

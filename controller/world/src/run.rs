@@ -3,7 +3,7 @@
 use crate::agents;
 use crate::clock::Time;
 use crate::declared::People;
-use crate::plan::{END, Event, Plan};
+use crate::plan::{Event, Plan};
 use crate::process::Process;
 use crate::proxmox::{Guest, Machine, Power};
 use crate::sabotage::Sabotage;
@@ -25,6 +25,7 @@ enum Due {
     Event(Event),
     Start(usize),
     Flushed,
+    Count,
 }
 
 /// Lives through a plan. It must be called on a runtime of one thread whose time is paused.
@@ -45,8 +46,12 @@ pub async fn live(plan: Plan, sabotage: Option<Sabotage>) -> Arc<World> {
     for (at, event) in &world.plan.events {
         due.entry(*at).or_default().push(Due::Event(event.clone()));
     }
-    due.entry(END).or_default();
-    while let Some(at) = due.keys().next().copied() {
+    let end = world.plan.end;
+    for minute in 1..=end.0 / 60_000 {
+        due.entry(Time(minute * 60_000)).or_default().push(Due::Count);
+    }
+    due.entry(end).or_default();
+    while let Some(at) = due.keys().next().copied().filter(|at| *at <= end) {
         tokio::select! {
             biased;
             () = world.died.notified() => revive(&world, &mut due),
@@ -55,6 +60,10 @@ pub async fn live(plan: Plan, sabotage: Option<Sabotage>) -> Arc<World> {
                     match one {
                         Due::Event(event) => happen(&world, event, &mut due).await,
                         Due::Start(controller) => Process::start(&world, controller),
+                        Due::Count => {
+                            let looks: Vec<_> = world.processes().iter().enumerate().map(|(n, p)| (at, n, p.looks())).collect();
+                            world.log().looks.extend(looks);
+                        }
                         Due::Flushed => world.change_weather(|w| *w = Weather::default()),
                     }
                 }

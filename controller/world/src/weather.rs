@@ -2,6 +2,7 @@
 
 use crate::api_server::{Call, EventFault, EventInfo, Fault, Faults, Flow, Loss, Outcome, Verb};
 use crate::chance::{draw, percent};
+use crate::sabotage::Sabotage;
 use crate::world::World;
 use std::sync::Weak;
 use std::time::Duration;
@@ -180,7 +181,9 @@ impl Faults for Wind {
         // A lag stays for some seconds: events of one watch come in order.
         let drawn = draw(world.seed, (process, &watch.resource, now.0 / 5_000));
         let weather = world.weather();
+        let old = world.sabotage == Some(Sabotage::DecidesOnOldPolicies) && watch.resource == "healthpolicies";
         match weather.watch {
+            _ if old => Flow::Silent,
             _ if weather.flush => Flow::Expire,
             Some(WatchTrouble::Lag) => Flow::Lag(Duration::from_millis(drawn % 5_000)),
             Some(WatchTrouble::LongLag) => Flow::Lag(Duration::from_millis(drawn % 60_000)),

@@ -57,6 +57,8 @@ impl World {
                     node: if vm.vmid % 3 == 0 { "pve2".into() } else { "pve1".into() },
                     uuid: Uuid::from_u128(0x6b4e_8d2c_1f3a_4c5d_9e7f_0000_0000_0000 + u128::from(vm.vmid)),
                     power: Power::Running,
+                    power_since: Default::default(),
+                    uuid_since: Default::default(),
                     lock: None,
                     ha: None,
                     reboot: true,
@@ -175,9 +177,9 @@ impl World {
     }
 
     /// A report was answered well.
-    pub fn heard(&self, vm: usize, process: usize) {
+    pub fn heard(&self, vm: usize, process: usize, goodbye: bool) {
         let at = self.clock.now();
-        self.log().heard.push(Heard { at, vm, process });
+        self.log().heard.push(Heard { at, vm, process, goodbye });
     }
 
     /// The name of a controller in lease and journal.

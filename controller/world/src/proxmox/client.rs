@@ -4,6 +4,7 @@ use super::power::{Effect, Post};
 use super::{Cluster, Trouble};
 use crate::chance::{draw, percent};
 use crate::clock::{Time, WorldClock};
+use crate::sabotage::Sabotage;
 use defib::reconcile::proxmox::{Asked, PowerConnection, Proxmox};
 use defib_proxmox::{
     ClusterStatus, Error, GuestAgent, HaStatus, Node, NodeState, Permissions, PowerState, RunState, TaskEntry, TaskExit, TaskKind,
@@ -35,8 +36,8 @@ pub struct SimulatedProxmox {
     skew: &'static AtomicI64,
     /// A process that died asks nothing more, and hears nothing more.
     alive: Arc<AtomicBool>,
-    /// A connection that sends everything twice: a broken protocol, for tests of the oracles.
-    twice: bool,
+    /// What of it is broken on purpose.
+    sabotage: Option<Sabotage>,
 }
 
 impl fmt::Debug for SimulatedProxmox {
@@ -62,14 +63,14 @@ impl SimulatedProxmox {
             process,
             skew,
             alive,
-            twice: false,
+            sabotage: None,
         }
     }
 
-    /// The same, and each of its POSTs is sent again half a minute later.
+    /// The same, broken.
     #[must_use]
-    pub fn posting_twice(self) -> Self {
-        Self { twice: true, ..self }
+    pub fn broken(self, sabotage: Option<Sabotage>) -> Self {
+        Self { sabotage, ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cluster> {
@@ -159,6 +160,7 @@ impl SimulatedProxmox {
                     vmid,
                     uuid: None,
                     power: None,
+                    uuid_since: Time::default(),
                     effect: Effect::OnItsWay,
                     ended: None,
                     upid: None,
@@ -235,9 +237,9 @@ impl SimulatedProxmox {
                     upid.and_then(|upid| upid.parse().map_err(|_| ambiguous("no UPID")))
                 }
             };
-            if self.twice {
+            if self.sabotage == Some(Sabotage::PostsTwice) {
                 let again = Self {
-                    twice: false,
+                    sabotage: None,
                     ..self.clone()
                 };
                 let node = node.to_owned();
@@ -252,6 +254,10 @@ impl SimulatedProxmox {
             answer
         }
         .boxed()
+    }
+
+    fn sees_lock(&self) -> Option<&'static str> {
+        (self.sabotage == Some(Sabotage::SeesLocks)).then_some("backup")
     }
 
     fn not_on_node(node: &str, vmid: Vmid) -> Error {
@@ -360,7 +366,7 @@ impl Proxmox for SimulatedProxmox {
                 name: None,
                 uptime: if exists { now.since(machine.started).as_secs() } else { 0 },
                 pid: exists.then_some(1),
-                lock: machine.lock.map(str::to_owned),
+                lock: machine.lock.or(self.sees_lock()).map(str::to_owned),
                 ha: HaStatus {
                     managed: machine.ha.is_some(),
                     state: machine.ha.map(str::to_owned),

@@ -18,6 +18,10 @@ pub struct Machine {
     pub uuid: Uuid,
     /// State in QEMU.
     pub power: Power,
+    /// Since when it is in it.
+    pub power_since: Time,
+    /// Since when it has that UUID.
+    pub uuid_since: Time,
     /// Lock in its configuration.
     pub lock: Option<&'static str>,
     /// State in Proxmox HA.
@@ -90,17 +94,6 @@ impl Guest {
     }
 }
 
-/// What a test keeps of a machine's history.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// When.
-    pub at: Time,
-    /// Which machine.
-    pub vmid: u32,
-    /// What happened.
-    pub text: String,
-}
-
 impl Machine {
     /// Whether the guest executes.
     pub fn executes(&self) -> bool {
@@ -125,7 +118,14 @@ impl Machine {
     /// Changes the state of machine or guest; what it moves is counted by both.
     pub fn change(&mut self, now: Time, change: impl FnOnce(&mut Self)) {
         self.moved = (self.bytes(now), now);
+        let (power, uuid) = (self.power, self.uuid);
         change(self);
+        if self.power != power {
+            self.power_since = now;
+        }
+        if self.uuid != uuid {
+            self.uuid_since = now;
+        }
     }
 
     /// The guest starts anew.

@@ -5,7 +5,7 @@ pub mod client;
 mod guest;
 mod power;
 
-pub use guest::{Guest, Kept, Machine, Power};
+pub use guest::{Guest, Machine, Power};
 pub use power::{Effect, Post};
 
 use crate::clock::Time;

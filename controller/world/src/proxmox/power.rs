@@ -25,7 +25,9 @@ pub struct Post {
     /// The machine that then had this number.
     pub uuid: Option<Uuid>,
     /// State in QEMU then, and since when.
-    pub power: Option<Power>,
+    pub power: Option<(Power, Time)>,
+    /// Since when it had had this number.
+    pub uuid_since: Time,
     /// What came of it.
     pub effect: Effect,
     /// When the worker ended.
@@ -79,6 +81,8 @@ impl Cluster {
         };
         machine.settle(now);
         let (uuid, power) = (machine.uuid, machine.power);
+        let told = &mut self.posts[post];
+        (told.uuid, told.uuid_since, told.power) = (Some(uuid), machine.uuid_since, Some((power, machine.power_since)));
         if power == Power::Stopped {
             return refused(self, Error::NotRunning { vmid: Some(vmid) });
         }
@@ -115,8 +119,7 @@ impl Cluster {
             exit,
         });
         let told = &mut self.posts[post];
-        (told.uuid, told.power, told.effect) = (Some(uuid), Some(power), effect);
-        (told.ended, told.upid) = (Some(ends), Some(upid.clone()));
+        (told.effect, told.ended, told.upid) = (effect, Some(ends), Some(upid.clone()));
         Ok(upid)
     }
 }
