@@ -194,7 +194,6 @@ impl Inner {
     }
 
     fn kind(&self, place: &Place) -> &Kind {
-        #[allow(clippy::indexing_slicing, reason = "a place is made from the position of its kind")]
         &self.kinds[place.kind]
     }
 

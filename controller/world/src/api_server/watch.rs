@@ -21,6 +21,8 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// How long a watch lasts when it does not say. A real server picks one of 30 to 60 minutes.
 const DEFAULT_TIMEOUT: u64 = 1800;
+/// A watch lasts so long at least. Clients ask anew at once: with a hook that always cuts, virtual time would stand still.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// Says in a bookmark that what was there at the beginning has been sent.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -34,6 +36,7 @@ pub(super) struct Watch {
     position: u64,
     /// What was there at the beginning.
     initial: VecDeque<Bytes>,
+    opened: Instant,
     ends: Instant,
     bookmark: Option<Instant>,
     wake: watch::Receiver<u64>,
@@ -83,6 +86,7 @@ impl Watch {
             metadata_only,
             position: store.version(),
             initial: VecDeque::new(),
+            opened: now,
             ends: now + Duration::from_secs(seconds),
             bookmark: None,
             wake: inner.wake.subscribe(),
@@ -124,6 +128,7 @@ impl Watch {
             let mut until = Some(self.ends);
             match flow {
                 Flow::Silent => until = None,
+                Flow::Cut | Flow::Expire if now < self.opened + SHORTEST => until = Some(self.opened + SHORTEST),
                 Flow::Cut => {
                     self.over = true;
                     self.initial.clear();

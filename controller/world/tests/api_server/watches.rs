@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A reflector of all ManagedVMs.
-fn reflect(server: &ApiServer, config: watcher::Config) -> Store<ManagedVM> {
+pub fn reflect(server: &ApiServer, config: watcher::Config) -> Store<ManagedVM> {
     let (store, writer) = reflector::store();
     let api: Api<ManagedVM> = Api::all(server.client("reflector"));
     let stream = watcher(api, config).default_backoff().reflect(writer);
@@ -22,7 +22,7 @@ fn reflect(server: &ApiServer, config: watcher::Config) -> Store<ManagedVM> {
     store
 }
 
-fn nodes(store: &Store<ManagedVM>) -> Vec<String> {
+pub fn nodes(store: &Store<ManagedVM>) -> Vec<String> {
     let mut all: Vec<String> = store
         .state()
         .iter()
@@ -35,7 +35,7 @@ fn nodes(store: &Store<ManagedVM>) -> Vec<String> {
     all
 }
 
-async fn write_node(vms: &Api<ManagedVM>, name: &str, node: &str) {
+pub async fn write_node(vms: &Api<ManagedVM>, name: &str, node: &str) {
     let patch = Patch::Merge(json!({"status": {"node": node}}));
     vms.patch_status(name, &PatchParams::default(), &patch).await.unwrap();
 }
