@@ -157,7 +157,7 @@ fn keep(new: &mut Value, old: &Value, field: &str) {
 
 /// Keeps the first of several references to one owner.
 pub(super) fn dedup_owners(object: &mut Value) {
-    if let Some(owners) = object["metadata"]["ownerReferences"].as_array_mut() {
+    if let Some(Value::Array(owners)) = object.pointer_mut("/metadata/ownerReferences") {
         let mut seen: Vec<Value> = Vec::new();
         owners.retain(|owner| {
             let new = !seen.contains(owner);
