@@ -10,7 +10,17 @@ use std::process::Command;
 pub fn run(arguments: &[String]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["run", "--quiet", "--locked", "--release", "--package", "defib-world", "--example", "simulate", "--"])
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--package",
+            "defib-world",
+            "--example",
+            "simulate",
+            "--",
+        ])
         .args(arguments)
         .current_dir(xtask::paths::root())
         .status()

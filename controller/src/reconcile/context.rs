@@ -8,7 +8,7 @@ use crate::heartbeat::ledger::Ledger;
 use crate::heartbeat::serving::Serving;
 use crate::metrics::Metrics;
 use crate::observer::Witness;
-use defib_api::{CurrentReset, GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_api::{CurrentReset, GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset, VMResetStatus};
 use defib_core::corroboration::GuestIo;
 use defib_core::fleet::{Fleet, Limits};
 use defib_core::time::Mono;
@@ -112,6 +112,8 @@ pub struct VmMemory {
     pub guest_agent: Option<(GuestAgentState, Mono)>,
     /// The ManagedVM as our own last write left it, until the watch has caught up.
     pub latest: Option<Arc<ManagedVM>>,
+    /// Name and status of a VMReset as our own last write left them, until the watch has caught up.
+    pub recorded: Option<(String, Box<VMResetStatus>)>,
     /// Failures in a row, for the back-off.
     pub failures: u32,
     /// An intent that provably was not delivered, and that could not be taken back yet.

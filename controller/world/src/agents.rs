@@ -99,7 +99,7 @@ async fn deliver(world: &Arc<World>, vm: usize, key: &str, report: Value) -> Opt
         let processes = world.processes();
         // The Service leads to the one that is ready; with two installations, each agent knows but one.
         let of_ours = |p: &&(usize, &crate::process::Process)| world.plan.theme != Theme::Rivals || p.1.controller == 0;
-        let living: Vec<_> = processes.iter().enumerate().filter(|(_, p)| p.is_alive()).collect();
+        let living: Vec<_> = processes.iter().enumerate().filter(|(_, p)| p.listens()).collect();
         let ready = living.iter().find(|p| p.1.is_serving() && of_ours(p));
         let (index, process) = ready.or_else(|| living.iter().find(|p| of_ours(p)))?;
         (*index, process.router())

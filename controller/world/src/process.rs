@@ -126,9 +126,14 @@ impl Process {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Whether its listener is open: it closes when the process is asked to end.
+    pub fn listens(&self) -> bool {
+        self.is_alive() && self.ended.is_none()
+    }
+
     /// Whether it takes reports.
     pub fn is_serving(&self) -> bool {
-        self.is_alive() && self.serving.is_serving()
+        self.listens() && self.serving.is_serving()
     }
 
     /// How often it has looked at a machine.

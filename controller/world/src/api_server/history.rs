@@ -27,7 +27,7 @@ pub struct Committed {
 impl ApiServer {
     /// The changes of these kinds, in order; of very many the last.
     pub fn history(&self, resources: &[&str]) -> Vec<Committed> {
-        let kinds = &self.inner.kinds;
+        let kinds = self.inner.kinds;
         let store = self.inner.store();
         let committed = store.history().filter_map(|change| {
             let kind = kinds

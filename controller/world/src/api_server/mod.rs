@@ -52,11 +52,13 @@ use kube::Client;
 use request::Place;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{Key, Store};
 
 /// Changes that watches can go back to. A real server keeps those of some minutes.
 const HISTORY: usize = 10_000;
+/// The kinds are read once: their definitions and patterns take as long as some seconds of a world.
+static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(Kind::all);
 /// Requests that the audit log keeps.
 const AUDIT: usize = 100_000;
 
@@ -69,7 +71,7 @@ pub struct ApiServer {
 type Now = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
 struct Inner {
-    kinds: Vec<Kind>,
+    kinds: &'static [Kind],
     store: Mutex<Store>,
     audit: Mutex<Audit>,
     counts: Mutex<Counts>,
@@ -95,7 +97,7 @@ impl ApiServer {
     /// The same with other bounds: how many changes watches can go back to, and how many requests the audit log keeps.
     pub fn with_limits(now: impl Fn() -> Timestamp + Send + Sync + 'static, history: usize, audit: usize) -> Self {
         let inner = Inner {
-            kinds: Kind::all(),
+            kinds: &KINDS,
             store: Mutex::new(Store::new(history)),
             audit: Mutex::new(Audit::new(audit)),
             counts: Mutex::default(),
@@ -164,7 +166,7 @@ impl ApiServer {
     /// Deletes, or begins to, what had owners and has none any more, as the garbage collector does in the background. Says what: kind in the plural, and
     /// `namespace/name`. What owned something in its turn is found by the next call.
     pub fn collect_garbage(&self) -> Vec<(String, String)> {
-        let collected = garbage::collect(&mut self.inner.store(), &self.inner.kinds, (self.inner.now)());
+        let collected = garbage::collect(&mut self.inner.store(), self.inner.kinds, (self.inner.now)());
         if !collected.is_empty() {
             self.nudge();
         }

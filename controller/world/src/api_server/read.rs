@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Where a list goes on.
@@ -81,7 +82,10 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
             meta["remainingItemCount"] = json!(remaining);
         }
     }
-    let items: Vec<Value> = page.into_iter().map(|(_, object)| shown(object, metadata_only)).collect();
+    let items: Vec<Value> = page
+        .into_iter()
+        .map(|(_, object)| shown(object, metadata_only).into_owned())
+        .collect();
     let (api_version, name) = if metadata_only {
         ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
     } else {
@@ -103,15 +107,15 @@ fn read_token(token: &str) -> Result<Continue, Box<Refusal>> {
 }
 
 /// An object, or the metadata of it.
-pub(super) fn shown(object: &Value, metadata_only: bool) -> Value {
+pub(super) fn shown(object: &Value, metadata_only: bool) -> Cow<'_, Value> {
     if !metadata_only {
-        return object.clone();
+        return Cow::Borrowed(object);
     }
     let mut partial = Map::new();
     partial.insert("apiVersion".into(), json!("meta.k8s.io/v1"));
     partial.insert("kind".into(), json!("PartialObjectMetadata"));
     partial.insert("metadata".into(), object["metadata"].clone());
-    Value::Object(partial)
+    Cow::Owned(Value::Object(partial))
 }
 
 /// The object as a deletion leaves it: with the version of the deletion.

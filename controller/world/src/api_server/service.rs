@@ -85,7 +85,7 @@ struct Effect {
 
 async fn handle(inner: &Arc<Inner>, client: &str, parts: &Parts, bytes: &[u8]) -> Reply {
     let query = Query::parse(parts.uri.query().unwrap_or_default());
-    let Some(place) = Place::parse(&inner.kinds, parts.uri.path()) else {
+    let Some(place) = Place::parse(inner.kinds, parts.uri.path()) else {
         return Reply::Answer(refused(&Refusal::no_such_path()));
     };
     let Some(verb) = request::verb(&parts.method, &place, &query) else {
@@ -163,11 +163,10 @@ fn carry_out(
     effect: &mut Effect,
 ) -> Result<Answer, Box<Refusal>> {
     let kind = inner.kind(place);
-    let shown = |object: &Value| read::shown(object, metadata_only);
     match call.verb {
         Verb::Get => {
             let object = read::get(&inner.store(), kind, place, query)?;
-            Ok(json_answer(StatusCode::OK, &shown(&object)))
+            Ok(json_answer(StatusCode::OK, &read::shown(&object, metadata_only)))
         }
         Verb::List => {
             let list = read::list(&inner.store(), kind, place, query, metadata_only)?;
@@ -213,8 +212,8 @@ fn carry_out(
                 inner.nudge();
             }
             Ok(match written {
-                Written::Created(object) => json_answer(StatusCode::CREATED, &shown(&object)),
-                Written::Updated(object) => json_answer(StatusCode::OK, &shown(&object)),
+                Written::Created(object) => json_answer(StatusCode::CREATED, &read::shown(&object, metadata_only)),
+                Written::Updated(object) => json_answer(StatusCode::OK, &read::shown(&object, metadata_only)),
                 Written::Deleted(object) => json_answer(
                     StatusCode::OK,
                     &json!({

@@ -226,13 +226,13 @@ impl Watch {
     }
 
     /// What a change is to a watch with this selector: an object that begins to match is added, one that ceases to is deleted.
-    fn event(&self, change: &Change) -> Option<(&'static str, Value)> {
+    fn event(&self, change: &Change) -> Option<(&'static str, Arc<Value>)> {
         let before = change.before.as_ref().filter(|object| self.selector.matches(object));
         let after = change.after.as_ref().filter(|object| self.selector.matches(object));
         match (before, after) {
-            (None, Some(after)) => Some(("ADDED", (**after).clone())),
-            (Some(_), Some(after)) => Some(("MODIFIED", (**after).clone())),
-            (Some(before), None) => Some(("DELETED", at_version(before, change.version))),
+            (None, Some(after)) => Some(("ADDED", after.clone())),
+            (Some(_), Some(after)) => Some(("MODIFIED", after.clone())),
+            (Some(before), None) => Some(("DELETED", Arc::new(at_version(before, change.version)))),
             (None, None) => None,
         }
     }
@@ -277,7 +277,6 @@ impl Watch {
 }
 
 fn line(kind: &str, object: &Value) -> Bytes {
-    let mut line = json!({ "type": kind, "object": object }).to_string();
-    line.push('\n');
-    line.into()
+    // Written as text: an object would be copied only to be written.
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into()
 }
