@@ -15,6 +15,9 @@ use tokio::time::{sleep, sleep_until};
 /// How often an agent that cannot report looks again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// A receiver that is deaf on purpose has heard everybody once: nobody else could be reset.
+const DEAF_FROM: Time = Time(40_000);
+
 /// What an agent was told.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AgentState {
@@ -105,7 +108,7 @@ async fn deliver(world: &Arc<World>, vm: usize, key: &str, report: Value) -> Opt
         (*index, process.router())
     };
     let goodbye = report["state"] == "Stopping";
-    if world.sabotage == Some(Sabotage::DeafReceiver) {
+    if world.sabotage == Some(Sabotage::DeafReceiver) && world.clock.now() > DEAF_FROM {
         world.heard(vm, process, goodbye);
         return Some(None);
     }

@@ -1,7 +1,7 @@
 //! What a world leaves behind, put in order for the oracles.
 
 use crate::clock::Time;
-use crate::plan::{Plan, PolicyPlan};
+use crate::plan::{Event, Plan, PolicyPlan};
 use crate::proxmox::{Effect, Machine, Post};
 use crate::record::{Heard, Log};
 use crate::weather::process_of;
@@ -228,19 +228,41 @@ impl Evidence {
         Duration::from_secs(u64::from(self.policy(vm).timeout))
     }
 
-    /// Whether a process of this world was in trouble with the API server at a moment, or a little before.
+    /// Whether a minute has not passed since the API server was in trouble.
     pub fn api_trouble(&self, at: Time) -> bool {
-        use crate::plan::Event;
-        let mut on = None;
-        for (when, event) in &self.plan.events {
-            match event {
-                Event::Api(Some(_)) if *when <= at => on = Some(Time(u64::MAX)),
-                Event::Api(None) if *when <= at => on = on.map(|_| when.plus(Duration::from_secs(60))),
-                Event::Calm if *when <= at => on = on.map(|until: Time| until.min(when.plus(Duration::from_secs(60)))),
-                _ => {}
+        self.troubled(at, |event| match event {
+            Event::Api(trouble) => Some(trouble.is_some()),
+            Event::Calm => Some(false),
+            _ => None,
+        })
+    }
+
+    /// The same of watches. What they have missed they come to know when all trouble is over.
+    pub fn watch_trouble(&self, at: Time) -> bool {
+        self.troubled(at, |event| match event {
+            Event::Watch(Some(_)) => Some(true),
+            Event::Calm => Some(false),
+            _ => None,
+        })
+    }
+
+    fn troubled(&self, at: Time, turns: impl Fn(&Event) -> Option<bool>) -> bool {
+        let turned = self.plan.events.iter().take_while(|(when, _)| *when <= at);
+        let mut until = Time::default();
+        let mut on = false;
+        for (when, now_on) in turned.filter_map(|(when, event)| Some((*when, turns(event)?))) {
+            if on && !now_on {
+                until = when.plus(Duration::from_secs(60));
             }
+            on = now_on;
         }
-        on.is_some_and(|until| at < until)
+        on || at < until
+    }
+
+    /// Whether the clock of a controller's machine was wrong before a moment.
+    pub fn clocks_were_wrong(&self, before: Time) -> bool {
+        let skew = |(at, event): &(Time, Event)| *at < before && matches!(event, Event::Skew(..));
+        self.plan.events.iter().any(skew)
     }
 }
 

@@ -15,7 +15,7 @@ use tower::{BoxError, Service};
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sabotage {
-    /// Reports are answered by 200 and never reach the ledger.
+    /// Reports are, after a while, answered by 200 and never reach the ledger.
     DeafReceiver,
     /// Each request to Proxmox is sent twice.
     PostsTwice,

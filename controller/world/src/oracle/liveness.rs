@@ -48,7 +48,8 @@ pub fn settles(e: &Evidence) -> Found {
                 fresh.map_or("nothing", |c| text(c, "reason"))
             ));
         }
-        if silent && is_fresh {
+        // For clocks see S4.
+        if silent && is_fresh && !e.clocks_were_wrong(e.end) {
             say("it is silent, and HeartbeatFresh is True".into());
         }
         if condition(object, "Resetting").is_none_or(|c| text(c, "status") == "True") {

@@ -2,6 +2,7 @@
 
 use super::Found;
 use crate::evidence::{Evidence, Write, text};
+use crate::plan::Theme;
 use crate::proxmox::Effect;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -83,13 +84,15 @@ fn strange(w: &Write) -> Option<String> {
     (w.resource == "managedvms" && beats > 0 && beats < status.len()).then(|| format!("one write changes {}", status.join(", ")))
 }
 
-/// S9. After a lost answer or a crash the same is rightly written again.
+/// S9. After a lost answer or a crash the same is rightly written again, and by who sees old objects, or shares them with another Defib.
 pub fn idempotent(e: &Evidence) -> Found {
+    if e.plan.theme == Theme::Rivals {
+        return Found::new();
+    }
     let recent = Duration::from_secs(60);
-    let idle = e.idle_writes.iter().filter(|(at, process, _, _)| {
+    let idle = e.idle_writes.iter().filter(|(at, _, _, _)| {
         let new = e.processes.iter().any(|p| p.started <= *at && at.since(p.started) < recent);
-        let _ = process;
-        !new && !e.api_trouble(*at)
+        !new && !e.api_trouble(*at) && !e.watch_trouble(*at)
     });
     idle.map(|(at, _, resource, name)| (*at, None, format!("{resource} {name} is written as it is")))
         .collect()

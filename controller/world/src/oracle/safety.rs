@@ -81,7 +81,7 @@ pub fn attempts(e: &Evidence) -> Found {
             let window = Duration::from_secs(u64::from(policy.window));
             let earlier = of_this.len().checked_sub(policy.max_resets as usize + 1).map(|n| of_this[n]);
             // Times are written by clocks that may be wrong; those are judged by another rule.
-            if let Some(earlier) = earlier.filter(|_| !e.clocks_are_wrong())
+            if let Some(earlier) = earlier.filter(|_| !e.clocks_were_wrong(s.post.sent))
                 && s.entered.since(earlier) < window
             {
                 found.push((
@@ -133,7 +133,9 @@ pub fn budgets(e: &Evidence) -> Found {
         let allowed = |population: usize, percent: u32| (population * percent as usize).div_ceil(100).max(1);
         let (in_policy, in_all) = (silent.iter().filter(of_policy).count(), silent.len());
         let (most_of_policy, most) = (allowed(population, policy.max_unhealthy), allowed(e.plan.vms.len(), 50));
-        if in_policy > most_of_policy || in_all > most {
+        // A known weakness: after a clock was set back, times that were published lie ahead, and a silent VM counts as heard of until they are past.
+        let known = e.clocks_were_wrong(decided);
+        if !known && (in_policy > most_of_policy || in_all > most) {
             found.push((
                 at,
                 Some(s.vm),

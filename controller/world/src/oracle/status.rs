@@ -1,7 +1,6 @@
 //! S8 and S10: what statuses say.
 
 use super::Found;
-use crate::clock::Time;
 use crate::evidence::{Evidence, condition, text};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -98,7 +97,7 @@ pub fn monotone(e: &Evidence) -> Found {
             say("observedGeneration goes back");
         }
         // A clock that is set back writes earlier times; an API server that carries out an old request late, too, and the next beat mends it.
-        if !e.clocks_are_wrong() && !e.api_trouble(w.at) && beat(new) < beat(old) {
+        if !e.clocks_were_wrong(w.at) && !e.api_trouble(w.at) && beat(new) < beat(old) {
             say("the time of the last heartbeat goes back");
         }
         let (old, new) = (&old["currentReset"], &new["currentReset"]);
@@ -119,12 +118,4 @@ fn phase(current: &Value) -> usize {
         .iter()
         .filter(|field| !current[**field].is_null())
         .count()
-}
-
-impl Evidence {
-    /// Whether the clock of a controller's machine was wrong at any time.
-    pub fn clocks_are_wrong(&self) -> bool {
-        let skew = |(at, event): &(Time, crate::plan::Event)| *at < self.end && matches!(event, crate::plan::Event::Skew(..));
-        self.plan.events.iter().any(skew)
-    }
 }
