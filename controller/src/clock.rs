@@ -2,6 +2,7 @@
 
 use defib_core::time::{Mono, Now};
 use jiff::{SignedDuration, Timestamp};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,8 +23,8 @@ pub struct Clock {
 enum Wall {
     /// The wall clock of the machine.
     Machine,
-    /// This at the start, and from there on together with the monotonic clock.
-    Simulated(Timestamp),
+    /// This at the start, and from there on together with the monotonic clock; and so many milliseconds wrong.
+    Simulated(Timestamp, &'static AtomicI64),
 }
 
 impl Default for Clock {
@@ -43,9 +44,15 @@ impl Clock {
 
     /// A wall clock that shows `wall` now and goes on with tokio's time, for tests in virtual time.
     pub fn simulated(wall: Timestamp) -> Self {
+        static RIGHT: AtomicI64 = AtomicI64::new(0);
+        Self::wrong(wall, &RIGHT)
+    }
+
+    /// The same, wrong by so many milliseconds. A change of them is a jump.
+    pub fn wrong(wall: Timestamp, by: &'static AtomicI64) -> Self {
         Self {
             start: Instant::now(),
-            wall: Wall::Simulated(wall),
+            wall: Wall::Simulated(wall, by),
         }
     }
 
@@ -54,8 +61,9 @@ impl Clock {
         let elapsed = self.start.elapsed();
         let wall = match self.wall {
             Wall::Machine => Timestamp::now(),
-            Wall::Simulated(start) => SignedDuration::try_from(elapsed)
+            Wall::Simulated(start, wrong) => SignedDuration::try_from(elapsed)
                 .ok()
+                .and_then(|elapsed| elapsed.checked_add(SignedDuration::from_millis(wrong.load(Ordering::Relaxed))))
                 .and_then(|elapsed| start.checked_add(elapsed).ok())
                 .unwrap_or(start),
         };

@@ -1,13 +1,13 @@
 //! The Lease that names the decider. Judged in `defib_core::lease`; here it is read and written, each write on the version that was read.
 
 use crate::clock::Clock;
+use crate::jitter;
 use crate::observer::Witness;
 use defib_core::lease::{DURATION, RENEW_EVERY, Record, Verdict, Watch};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
-use rand::Rng;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -45,10 +45,10 @@ pub async fn keep(client: Client, namespace: String, me: String, witness: Witnes
                 witness.wrote(false);
             }
         }
-        let jitter = rand::rng().random_range(0.9..1.1);
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
-            () = sleep(RENEW_EVERY.mul_f64(jitter)) => {}
+            () = sleep(jitter::around(RENEW_EVERY)) => {}
         }
     }
     witness.lease_lost();

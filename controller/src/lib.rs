@@ -2,10 +2,12 @@
 //!
 //! The decisions are in `defib-core`, pure; this crate gathers what they rest on and carries them out. `ARCHITECTURE.md` has the map.
 
+pub mod assembly;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod heartbeat;
+pub mod jitter;
 pub mod key;
 pub mod lease;
 pub mod metrics;

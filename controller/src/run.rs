@@ -2,22 +2,14 @@
 
 mod http;
 
+use crate::assembly::{Assembly, Running, Setup};
 use crate::clock::Clock;
 use crate::config::RunOptions;
-use crate::heartbeat::keys::{self, KeyRing};
-use crate::heartbeat::ledger::Ledger;
-use crate::heartbeat::serving::{Serving, ServingSink};
-use crate::lease;
+use crate::heartbeat::keys;
 use crate::metrics::Metrics;
-use crate::observer::Witness;
-use crate::reconcile::cache::Machines;
-use crate::reconcile::controllers::{self, Writers};
-use crate::reconcile::events::Events;
-use crate::reconcile::{Context, health_policy, kube_api};
+use crate::reconcile::{health_policy, kube_api, proxmox};
 use defib_core::fleet::Limits;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::events::Reporter;
-use kube::runtime::reflector::store;
 use kube::{Api, Client};
 use prometheus::Registry;
 use std::io::IsTerminal;
@@ -30,6 +22,9 @@ use uuid::Uuid;
 
 /// How long reconciles that are under way may take to end when the process is asked to. Longer than the 40 s that Proxmox may take to answer a POST.
 const SHUTDOWN: Duration = Duration::from_secs(45);
+
+/// How often it is looked whether reports may be taken: agents that come back while the lease is taken over wait no longer than that.
+const SERVING_EVERY: Duration = Duration::from_millis(100);
 
 /// Why the process cannot start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -125,9 +120,6 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     let client = kube_api::client().await.map_err(|e| RunError::Kubernetes(Box::new(e)))?;
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::register(&registry).map_err(|e| RunError::Setting(e.to_string()))?);
-    let clock = Clock::new();
-    let witness = Witness::new(clock, metrics.clone());
-    let ledger = Arc::new(Ledger::default());
     let ring = tokio::select! {
         ring = keys::load(&client, &options.namespace) => Arc::new(ring?),
         () = stop.cancelled() => return Ok(()),
@@ -143,34 +135,13 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         }
     }
 
-    let (vms, vms_writer) = store();
-    let (policies, policies_writer) = store();
-    let (clusters, clusters_writer) = store();
-    let (resets, resets_writer) = store();
-    let ctx = Arc::new(Context {
+    let assembly = Assembly::new(Setup {
         client: client.clone(),
-        clock,
-        witness: witness.clone(),
-        ledger: ledger.clone(),
-        metrics: metrics.clone(),
-        events: Events::new(
-            client.clone(),
-            Reporter {
-                controller: "defib".into(),
-                instance: Some(me.clone()),
-            },
-        ),
-        vms,
-        policies,
-        clusters,
-        resets,
-        machines: Machines::default(),
-        proxmox: Default::default(),
-        memory: Default::default(),
-        fleet: Default::default(),
-        windows: Default::default(),
-        vms_known: Serving::default(),
-        me: me.clone(),
+        namespace: options.namespace.clone(),
+        me,
+        clock: Clock::new(),
+        metrics,
+        connect: proxmox::connect(),
         own_node,
         limits: Limits {
             max_in_flight: options.max_in_flight,
@@ -178,38 +149,23 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
         },
         observe_only: options.observe_only,
         poll: options.poll(),
-        proxmox_clients: Default::default(),
+        serving_every: SERVING_EVERY,
     });
-    let serving = Serving::default();
-    let parts = http::start(&options, &ctx, &serving, &keys, &registry, &stop).await?;
-
+    let parts = http::start(&options, &assembly, &keys, &registry, &stop).await?;
     let lease_stop = CancellationToken::new();
-    let lease = tokio::spawn(lease::keep(
-        client.clone(),
-        options.namespace.clone(),
-        me,
-        witness.clone(),
-        clock,
-        lease_stop.clone(),
-    ));
-    let tick = tokio::spawn(witness.clone().tick(lease_stop.clone()));
-    tokio::spawn(keys::refresh(client.clone(), options.namespace.clone(), keys_tx, stop.clone()));
-    tokio::spawn(follow_serving(ctx.clone(), serving, stop.clone()));
-    let writers = Writers {
-        vms: vms_writer,
-        policies: policies_writer,
-        clusters: clusters_writer,
-        resets: resets_writer,
-    };
-    let mut controllers = controllers::start(&ctx, writers, &stop);
+    tokio::spawn(keys::refresh(client, options.namespace, keys_tx, stop.clone()));
+    let Running {
+        mut deciding,
+        mut witnessing,
+    } = assembly.start(&stop, &lease_stop);
 
     let ended = tokio::select! {
         () = stop.cancelled() => None,
-        _ = controllers.join_next() => Some("a controller"),
+        _ = deciding.join_next() => Some("a controller"),
     };
     stop.cancel();
     tracing::info!("stopping: what is under way ends first");
-    if tokio::time::timeout(SHUTDOWN, async { while controllers.join_next().await.is_some() {} })
+    if tokio::time::timeout(SHUTDOWN, async { while deciding.join_next().await.is_some() {} })
         .await
         .is_err()
     {
@@ -218,28 +174,9 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     parts.ended().await;
     // The lease last: as long as anything may be sent, nobody else shall decide.
     lease_stop.cancel();
-    let _ = lease.await;
-    let _ = tick.await;
+    while witnessing.join_next().await.is_some() {}
     signals.abort();
     ended.map_or(Ok(()), |part| Err(RunError::Ended(part)))
-}
-
-/// Reports are taken while the lease is held and every ManagedVM is known: before, a VM's agent would be told that it does not exist.
-async fn follow_serving(ctx: Arc<Context>, serving: Serving, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(Duration::from_millis(100));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => serving.set(ctx.vms_known.is_serving() && ctx.witness.holds_lease()),
-        }
-    }
-}
-
-impl ServingSink for Witness {
-    fn shed(&self, reason: &'static str) {
-        Witness::shed(self, reason);
-    }
 }
 
 fn identity(options: &RunOptions) -> String {
@@ -294,6 +231,3 @@ async fn stop_on_signal(stop: CancellationToken) {
     }
     stop.cancel();
 }
-
-/// The keys as the receiver reads them.
-pub type Keys = watch::Receiver<Arc<KeyRing>>;

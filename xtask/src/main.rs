@@ -4,6 +4,7 @@ mod bench;
 mod control_plane;
 mod demo;
 mod fuzz;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -31,6 +32,9 @@ enum Command {
     /// A whole Defib with 1,000 simulated agents, under hangs, kills and outages; afterwards its logs are audited by the ten rules.
     #[command(disable_help_flag = true)]
     Soak(Arguments),
+    /// Many whole Defibs in virtual time, one a seed, in which everything goes wrong; each is judged by fourteen rules.
+    #[command(disable_help_flag = true)]
+    Simulate(Arguments),
     /// Searches, guided by coverage, for inputs that break what must hold of a parser. Needs cargo-fuzz.
     Fuzz(fuzz::Fuzz),
     /// Everything that must hold: lints, unit and property tests, kinds and chart on a real API server, the agent, outages, the demo's story.
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(&demo),
         Command::CrashTable(Arguments { arguments }) => xtask::paths::run("crash-table", &arguments),
         Command::Soak(Arguments { arguments }) => xtask::paths::run("soak", &arguments),
+        Command::Simulate(Arguments { arguments }) => simulate::run(&arguments),
         Command::Fuzz(fuzz) => fuzz::run(&fuzz),
         Command::Test => test::run(),
         Command::Bench(bench) => bench::run(&bench),

@@ -387,13 +387,22 @@ fn evidence(lab: &Lab, vm: &str) -> Result<Value> {
 }
 
 #[test]
-fn whoever_does_not_want_the_looks_at_the_guest_opts_out_of_them() -> Result<()> {
+fn what_holds_a_reset_by_itself_lets_it_go_again_and_looks_at_the_guest_can_be_opted_out_of() -> Result<()> {
     let mut lives = FleetVm::new(LIVES, "lives", "pve1");
     lives.guest = json!({ "guestAgent": "running" });
     let lab = lab(vec![lives, FleetVm::new(BUSY, "busy", "pve2")], "")?;
     for (vm, vmid, gate) in [("lives", LIVES, "GuestAgentAnswers"), ("busy", BUSY, "GuestIO")] {
         lab.wait_state(vm, &["Healthy"], PATIENCE)?;
+        // Somebody works on its node, then the cluster is torn.
+        let node = format!("pve{}", vmid - LIVES + 1);
+        lab.pve(&["node-maintenance", &node])?;
         signal_agent(&lab, vmid, "KILL")?;
+        let message = wait_reason(&lab, vm, "ResetAllowed", "NodeMaintenance")?;
+        ensure!(message.contains(&node), "it names the node: {message}");
+        lab.pve(&["quorum", "lost"])?;
+        lab.pve(&["node-maintenance", &node, "--off"])?;
+        wait_reason(&lab, vm, "ResetAllowed", "NoQuorum")?;
+        lab.pve(&["quorum", "auto"])?;
         wait_reason(&lab, vm, "ResetAllowed", gate)?;
         let none = json!({ "resetPolicy": { "corroborate": { "guestAgent": "Ignore", "maxVetoSeconds": 0 } } });
         patch(&lab, vm, &none)?;

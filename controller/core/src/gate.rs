@@ -51,6 +51,10 @@ pub struct Look {
     pub node: String,
     /// State of the node: `online` and others.
     pub node_status: String,
+    /// Somebody has put the node into Proxmox's maintenance mode; not told to a token without Sys.Audit.
+    pub node_in_maintenance: bool,
+    /// The node that answered is in a minority; not told to a token without Sys.Audit.
+    pub no_quorum: bool,
     /// State in QEMU: `running` and others; `stopped` without a process.
     pub qmp_status: String,
     /// Lock in its configuration.
@@ -302,6 +306,21 @@ pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Bl
     }
     if trigger == Trigger::Manual {
         return None;
+    }
+    if look.node_in_maintenance {
+        return Some(Blocked::new(
+            "NodeMaintenance",
+            format!(
+                "node {} is in maintenance: somebody works on it; the reset waits for its end",
+                look.node
+            ),
+        ));
+    }
+    if look.no_quorum {
+        return Some(Blocked::new(
+            "NoQuorum",
+            "the Proxmox cluster has no quorum: what it says of nodes and VMs may be wrong, and its nodes may be about to fence themselves",
+        ));
     }
     if let Some(other) = o.duplicate_of {
         return Some(Blocked::new(

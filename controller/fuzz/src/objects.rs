@@ -208,6 +208,8 @@ fn scenes(vm: &ManagedVM, effective: &Effective, now: Now) -> Vec<Scene> {
                 uuid,
                 uptime: Duration::from_secs(90_000),
                 no_reboot: false,
+                node_in_maintenance: false,
+                no_quorum: false,
             }),
             fleet: fleet(1),
             io: Some(GuestIo::new(Counters::default(), ago(86_000))),

@@ -87,6 +87,15 @@ pub enum Control {
         /// The node.
         node: String,
     },
+    /// Put a node into HA's maintenance mode, or take it out.
+    NodeMaintenance {
+        /// The node.
+        node: String,
+        /// Out of it.
+        #[arg(long)]
+        #[serde(default)]
+        off: bool,
+    },
     /// Set the HA state of a VM.
     Ha {
         /// The VM.
@@ -284,6 +293,12 @@ impl Cluster {
             }
             Control::NodeUp { node } => {
                 self.node_up(&node).await?;
+                Ok(Reply::Done)
+            }
+            Control::NodeMaintenance { node, off } => {
+                let mut state = self.state();
+                let found = state.nodes.get_mut(&node);
+                found.ok_or_else(|| ClusterError::Node(node.clone()))?.maintenance = !off;
                 Ok(Reply::Done)
             }
             Control::Ha { vmid, state } => self.set_vm(vmid, |vm| vm.ha = state.0),

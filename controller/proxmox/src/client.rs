@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::Vmid;
-use crate::cluster::{ClusterRow, ClusterStatus, Node, NodeRow, Permissions, Version};
+use crate::cluster::{ClusterHaStatus, ClusterRow, ClusterStatus, Node, NodeRow, Permissions, Version};
 use crate::config::{Config, ConfigError};
 use crate::endpoints::Endpoints;
 use crate::error::Error;
@@ -83,6 +83,12 @@ impl Client {
         let status = ClusterStatus::from_rows(rows);
         self.transport.endpoints.learn(&status);
         Ok(status)
+    }
+
+    /// `GET /cluster/ha/status/current`: quorum, and the nodes in maintenance. Needs Sys.Audit on `/`, which a token for Defib need not have.
+    pub async fn ha_status(&self) -> Result<ClusterHaStatus, Error> {
+        let read = Read::any(["cluster", "ha", "status", "current"]).max_bytes(LIST_BYTES);
+        Ok(ClusterHaStatus::from_rows(self.get(read).await?))
     }
 
     /// `GET /access/permissions`: what the token may do. Needs no privilege.

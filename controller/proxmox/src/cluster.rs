@@ -145,10 +145,55 @@ impl ClusterStatus {
     }
 }
 
+/// `GET /cluster/ha/status/current`: how Proxmox HA stands. Needs Sys.Audit on `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterHaStatus {
+    /// Whether the answering node is in a majority; none where it does not say.
+    pub quorate: Option<bool>,
+    /// Nodes that somebody has put into maintenance mode.
+    pub in_maintenance: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct HaRow {
+    #[serde(default, deserialize_with = "loose::word")]
+    r#type: String,
+    #[serde(default, deserialize_with = "loose::text")]
+    node: Option<String>,
+    #[serde(default, deserialize_with = "loose::text")]
+    status: Option<String>,
+    #[serde(default)]
+    quorate: Option<Loose>,
+}
+
+impl ClusterHaStatus {
+    pub(crate) fn from_rows(rows: Vec<HaRow>) -> Self {
+        let mut status = Self::default();
+        for row in rows {
+            match (row.r#type.as_str(), row.node) {
+                ("quorum", _) => status.quorate = row.quorate.map(|q| q.as_bool()),
+                // The mode is told in the text alone: `pve1 (maintenance mode, watchdog standby, Thu Nov 26 12:00:00 2026)`.
+                ("lrm", Some(node)) if is_node_name(&node) && row.status.is_some_and(|s| s.contains("(maintenance mode")) => {
+                    status.in_maintenance.push(node);
+                }
+                _ => {}
+            }
+        }
+        status
+    }
+}
+
 /// `GET /access/permissions`: what the token may do, path by path. The value of a privilege says
 /// whether it also holds below that path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Permissions(BTreeMap<String, BTreeMap<String, bool>>);
+
+/// By path, and there by privilege: whether it also holds below.
+impl FromIterator<(String, BTreeMap<String, bool>)> for Permissions {
+    fn from_iter<I: IntoIterator<Item = (String, BTreeMap<String, bool>)>>(listed: I) -> Self {
+        Self(listed.into_iter().collect())
+    }
+}
 
 impl Permissions {
     pub(crate) fn from_body(body: BTreeMap<String, BTreeMap<String, Loose>>) -> Self {

@@ -8,7 +8,7 @@ use hyper::ext::ReasonPhrase;
 use serde::de::DeserializeOwned;
 
 use crate::answer::{Answer, Asked};
-use crate::cluster::{ClusterRow, ClusterStatus, Node, NodeRow, Permissions, Version};
+use crate::cluster::{ClusterHaStatus, ClusterRow, ClusterStatus, HaRow, Node, NodeRow, Permissions, Version};
 use crate::config::ApiToken;
 use crate::connection::verdict;
 use crate::error::Error;
@@ -28,6 +28,7 @@ pub struct Readings {
     pub resources: Result<Vec<VmResource>, Error>,
     pub nodes: Result<Vec<Node>, Error>,
     pub cluster_status: Result<ClusterStatus, Error>,
+    pub ha_status: Result<ClusterHaStatus, Error>,
     pub permissions: Result<Permissions, Error>,
     pub vm_status: Result<VmStatus, Error>,
     pub vm_config: Result<VmConfig, Error>,
@@ -58,6 +59,7 @@ pub fn read(status: u16, reason: &[u8], date: &[u8], body: &[u8], token: &ApiTok
         resources: rows(&answer, asked, ResourceRow::into_resource),
         nodes: rows(&answer, asked, NodeRow::into_node),
         cluster_status: answer.data::<Vec<ClusterRow>>(asked).map(ClusterStatus::from_rows),
+        ha_status: answer.data::<Vec<HaRow>>(asked).map(ClusterHaStatus::from_rows),
         permissions: answer
             .data::<BTreeMap<String, BTreeMap<String, Loose>>>(asked)
             .map(Permissions::from_body),

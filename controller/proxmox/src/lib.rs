@@ -34,7 +34,7 @@ mod vm;
 mod vm_config;
 
 pub use client::Client;
-pub use cluster::{ClusterNode, ClusterStatus, Node, NodeState, Permissions, Version};
+pub use cluster::{ClusterHaStatus, ClusterNode, ClusterStatus, Node, NodeState, Permissions, Version};
 pub use config::{ApiToken, Config, ConfigError, DEFAULT_REQUESTS_PER_NODE, Endpoint, MAX_ENDPOINTS, MAX_REQUESTS};
 pub use connection::{Connection, MAX_CONNECTION_AGE};
 pub use error::{Delivery, Error};

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use defib_proxmox::{
-    ApiToken, Client, Config, Delivery, Error, NodeState, PowerState, RunState, TaskExit, TaskKind, TaskStatus, Trust, Upid,
+    ApiToken, Client, ClusterHaStatus, Config, Delivery, Error, NodeState, PowerState, RunState, TaskExit, TaskKind, TaskStatus, Trust,
+    Upid,
 };
 use jiff::Timestamp;
 use pve_sim::config::{Privileges, Secret, SmbiosUuid, Timing, TokenConfig, VmConfig};
@@ -167,7 +168,20 @@ async fn reads_the_cluster() {
     let auditor = self::client(&cluster.simulator, AUDITOR, SECRET);
     let status = auditor.cluster_status().await.unwrap();
     assert!(status.quorate && status.nodes.len() == 3 && status.nodes.iter().all(|node| node.online));
+    let error = client.ha_status().await.unwrap_err();
+    assert!(matches!(error, Error::Forbidden { .. }), "{error}");
+    let ha = async || auditor.ha_status().await.unwrap();
+    let told = |quorate, nodes: &[&str]| ClusterHaStatus {
+        quorate: Some(quorate),
+        in_maintenance: nodes.iter().map(|n| (*n).to_owned()).collect(),
+    };
+    assert_eq!(ha().await, told(true, &[]));
+    let maintenance = |off| Control::NodeMaintenance { node: "pve2".into(), off };
+    cluster.control(maintenance(false)).await;
+    assert_eq!(ha().await, told(true, &["pve2"]));
+    cluster.control(maintenance(true)).await;
     cluster.control(Control::Quorum { state: Quorum::Lost }).await;
+    assert_eq!(ha().await, told(false, &[]));
     assert!(!auditor.cluster_status().await.unwrap().quorate);
     assert!(cluster.simulator.audit().is_empty(), "reads are reads");
 }

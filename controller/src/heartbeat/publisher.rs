@@ -10,6 +10,7 @@ pub use writer::{FIELD_MANAGER, KubeStatusWriter, StatusPatch, StatusWriter, Wri
 use super::bucket::Bucket;
 use super::ledger::{Ledger, Outcome, Patch, Queue};
 use crate::clock::Clock;
+use crate::jitter;
 use crate::metrics::PublisherMetrics;
 use defib_core::time::Mono;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -246,7 +247,7 @@ impl Pace {
 /// The pause after this many failures before, with jitter so that replicas and VMs do not come back in step.
 fn pause(failures: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
-    doubled.min(LONGEST_PAUSE).mul_f64(rand::random_range(0.5..=1.0))
+    jitter::up_to(doubled.min(LONGEST_PAUSE))
 }
 
 #[cfg(test)]

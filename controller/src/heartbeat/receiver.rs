@@ -37,6 +37,9 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 /// Path of the endpoint.
 pub const PATH: &str = "/api/health/report";
 
+/// Body of the controller's own report: a whole one, so that it goes the way of an agent's.
+pub const CANARY_REPORT: &str = r#"{"hostname":"defib-canary","cpuPercent":0,"memoryUsedBytes":1,"memoryTotalBytes":2,"disks":[],"uptimeSeconds":1,"bootID":"canary","state":"Running"}"#;
+
 /// What the receiver works with.
 #[derive(Clone)]
 pub struct Parts {

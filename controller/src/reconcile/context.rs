@@ -8,7 +8,7 @@ use crate::heartbeat::ledger::Ledger;
 use crate::heartbeat::serving::Serving;
 use crate::metrics::Metrics;
 use crate::observer::Witness;
-use defib_api::{CurrentReset, GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_api::{CurrentReset, GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset, VMResetStatus};
 use defib_core::corroboration::GuestIo;
 use defib_core::fleet::{Fleet, Limits};
 use defib_core::storm::Sky;
@@ -66,6 +66,8 @@ pub struct Context {
     pub observe_only: bool,
     /// Period of the readings of Proxmox.
     pub poll: Duration,
+    /// Makes a client of a ProxmoxCluster.
+    pub connect: super::proxmox::Connect,
     /// Clients of the ProxmoxClusters.
     pub proxmox_clients: super::proxmox_cluster::Clients,
 }
@@ -74,7 +76,7 @@ pub struct Context {
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// The client, where the spec and its Secrets allow one.
-    pub client: Option<defib_proxmox::Client>,
+    pub client: Option<super::proxmox::Client>,
     /// VMs by VMID. Kept when a reading fails.
     pub vms: HashMap<u32, VmRow>,
     /// Whether `vms` was ever read.
@@ -113,6 +115,8 @@ pub struct VmMemory {
     pub guest_agent_answered: bool,
     /// The ManagedVM as our own last write left it, until the watch has caught up.
     pub latest: Option<Arc<ManagedVM>>,
+    /// Name and status of a VMReset as our own last write left them, until the watch has caught up.
+    pub recorded: Option<(String, Box<VMResetStatus>)>,
     /// Failures in a row, for the back-off.
     pub failures: u32,
     /// An intent that provably was not delivered, and that could not be taken back yet, or that was and we were not told: then the next intent may have its name.

@@ -2,12 +2,14 @@
 
 use super::cache::{Guarded, Key, key_of, watch};
 use super::context::{Context, vm_key};
-use super::{health_policy, managed_vm, proxmox_cluster, vm_reset};
+use super::{Error, health_policy, managed_vm, proxmox_cluster, vm_reset};
 use crate::heartbeat::ledger::Facts;
+use crate::jitter;
 use defib_api::{HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
 use defib_core::policy::built_in;
-use futures::{Stream, StreamExt, stream};
-use kube::runtime::controller::{Config, Controller};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, stream};
+use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, store::Writer};
 use kube::runtime::watcher::Event;
 use kube::runtime::{PredicateConfig, WatchStreamExt};
@@ -43,7 +45,7 @@ pub fn start(ctx: &Arc<Context>, writers: Writers, stop: &CancellationToken) -> 
         .with_config(config())
         .reconcile_on(wakes(ctx.clone()))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(managed_vm::reconcile, managed_vm::error_policy, ctx.clone());
+        .run(each(managed_vm::reconcile), managed_vm::error_policy, ctx.clone());
     tasks.spawn(run.for_each(|_| async {}));
 
     // A policy or a cluster that changed concerns its VMs.
@@ -60,7 +62,7 @@ pub fn start(ctx: &Arc<Context>, writers: Writers, stop: &CancellationToken) -> 
     let run = Controller::for_stream(policies, ctx.policies.clone())
         .with_config(config())
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(health_policy::reconcile, health_policy::error_policy, ctx.clone());
+        .run(each(health_policy::reconcile), health_policy::error_policy, ctx.clone());
     tasks.spawn(run.for_each(|_| async {}));
 
     let waker = ctx.clone();
@@ -76,16 +78,29 @@ pub fn start(ctx: &Arc<Context>, writers: Writers, stop: &CancellationToken) -> 
     let run = Controller::for_stream(clusters, ctx.clusters.clone())
         .with_config(config())
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(proxmox_cluster::reconcile, proxmox_cluster::error_policy, ctx.clone());
+        .run(each(proxmox_cluster::reconcile), proxmox_cluster::error_policy, ctx.clone());
     tasks.spawn(run.for_each(|_| async {}));
 
     let resets = watch(&ctx.client, writers.resets, |_| {}).predicate_filter(news_of_reset, PredicateConfig::default());
     let run = Controller::for_stream(resets, ctx.resets.clone())
         .with_config(config())
         .graceful_shutdown_on(stop.clone().cancelled_owned())
-        .run(vm_reset::reconcile, vm_reset::error_policy, ctx.clone());
+        .run(each(vm_reset::reconcile), vm_reset::error_policy, ctx.clone());
     tasks.spawn(run.for_each(|_| async {}));
     tasks
+}
+
+/// A reconcile, its waits shifted by its own object.
+fn each<K, F, Fut>(reconcile: F) -> impl FnMut(Arc<K>, Arc<Context>) -> BoxFuture<'static, Result<Action, Error>>
+where
+    K: Resource,
+    F: Fn(Arc<K>, Arc<Context>) -> Fut,
+    Fut: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    move |object, ctx| {
+        let whom = (ctx.me.clone(), key_of(object.as_ref()));
+        jitter::about(whom, reconcile(object, ctx)).boxed()
+    }
 }
 
 /// Keeps ledger, machines and memory in step with the ManagedVMs.

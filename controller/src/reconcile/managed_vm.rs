@@ -16,12 +16,12 @@ pub use observe::policy_of;
 use super::cache::{Guarded, key_of};
 use super::context::Context;
 use super::{Error, again, at_deadline};
+use crate::jitter;
 use defib_api::ManagedVM;
 use defib_core::decide::{Next, decide};
 use kube::runtime::controller::Action;
 use observe::Facts;
 use progress::Progress;
-use rand::Rng;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub fn error_policy(object: Arc<Guarded<ManagedVM>>, error: &Error, ctx: Arc<Con
     });
     if let Error::Conflict { .. } = error {
         // The object moved on: that is what the compare-and-swap is for. The watch brings the newer one within milliseconds.
-        return Action::requeue(Duration::from_millis(rand::rng().random_range(50..250)));
+        return Action::requeue(jitter::between(Duration::from_millis(50), Duration::from_millis(250)));
     }
     tracing::warn!(vm = format!("{namespace}/{name}"), %error, failures, "reconcile failed");
     again(back_off(failures))

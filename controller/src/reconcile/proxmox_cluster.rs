@@ -3,12 +3,13 @@
 use super::cache::{Guarded, Key, key_of};
 use super::context::{ClusterView, Context, VmRow};
 use super::kube_api::{DECIDER, call, status_patch};
+use super::proxmox::{Client, Proxmox};
 use super::{Error, again, managed_vm};
 use defib_api::{ProxmoxCluster, ProxmoxClusterStatus, ProxmoxNode, Verify};
 use defib_core::conditions::{Draft, Is, kind, merge};
 use defib_core::corroboration::{Counters, GuestIo};
 use defib_core::time::Mono;
-use defib_proxmox::{ApiToken, Client, Config, Endpoint, Fingerprint, Permissions, RunState, Trust, VmCounters, VmResource};
+use defib_proxmox::{ApiToken, Config, Endpoint, Fingerprint, Permissions, RunState, Trust, VmCounters, VmResource};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -212,9 +213,9 @@ async fn client(ctx: &Context, cluster: &ProxmoxCluster, key: &Key) -> Result<(C
     }
     let client = match known {
         Some(known) if known.made_of == made_of => known.client,
-        _ => Client::new(config).map_err(|e| Error::ClusterSpec(e.to_string()))?,
+        _ => (ctx.connect)(config).map_err(|e| Error::ClusterSpec(e.to_string()))?,
     };
-    let slow = slow(&client).await?;
+    let slow = slow(&*client).await?;
     let known = Known {
         made_of,
         client: client.clone(),
@@ -229,7 +230,7 @@ async fn client(ctx: &Context, cluster: &ProxmoxCluster, key: &Key) -> Result<(C
     Ok((client, slow))
 }
 
-async fn slow(client: &Client) -> Result<Slow, Error> {
+async fn slow(client: &dyn Proxmox) -> Result<Slow, Error> {
     let failed = |step| {
         move |source| Error::Proxmox {
             step,

@@ -1,9 +1,9 @@
 //! The two listeners: 8080 for agents and people, 9090 for metrics and probes; and our own report to the first.
 
-use super::{Keys, RunError};
+use super::RunError;
+use crate::assembly::{Assembly, Keys};
 use crate::config::RunOptions;
-use crate::heartbeat::publisher::{KubeStatusWriter, Publisher};
-use crate::heartbeat::receiver::{self, Limits, PATH, Parts};
+use crate::heartbeat::receiver::{self, Limits, PATH};
 use crate::heartbeat::server::{self, CertificateFiles, ServeOptions, serve};
 use crate::heartbeat::serving::Serving;
 use crate::reconcile::Context;
@@ -37,8 +37,7 @@ impl Servers {
 /// When a port cannot be listened on, or the certificate cannot be used.
 pub async fn start(
     options: &RunOptions,
-    ctx: &Arc<Context>,
-    serving: &Serving,
+    assembly: &Assembly,
     keys: &Keys,
     registry: &Registry,
     stop: &CancellationToken,
@@ -46,14 +45,8 @@ pub async fn start(
     let mut servers = JoinSet::new();
     let listener = listen(options.listen)?;
     let metrics_listener = listen(options.metrics_listen)?;
-    let parts = Parts {
-        ledger: ctx.ledger.clone(),
-        keys: keys.clone(),
-        serving: serving.clone(),
-        sink: Arc::new(ctx.witness.clone()),
-        metrics: ctx.metrics.reports.clone(),
-        clock: ctx.clock,
-    };
+    let Assembly { ctx, serving, .. } = assembly;
+    let parts = assembly.receiver(keys.clone());
     let mut serve_options = ServeOptions::new(parts.sink.clone()).at_most(connections(open_files()));
     if serve_options.max_connections < WANTED_CONNECTIONS {
         tracing::warn!(
@@ -91,12 +84,7 @@ pub async fn start(
     let metrics_options = ServeOptions::new(Arc::new(Unconcerned)).at_most(METRICS_CONNECTIONS);
     servers.spawn(serve(metrics_listener, router, metrics_options, stop.clone()));
 
-    let publisher = Publisher::new(
-        ctx.ledger.clone(),
-        KubeStatusWriter::new(ctx.client.clone()),
-        ctx.clock,
-        ctx.metrics.publisher.clone(),
-    );
+    let publisher = assembly.publisher();
     let publisher = if options.lift_publisher_budget {
         tracing::warn!("heartbeats are published without a budget: only for measurements");
         publisher.without_budget()
@@ -187,7 +175,7 @@ impl Loopback {
             .post(&self.url)
             .bearer_auth(key)
             .header(header::CONTENT_TYPE, "application/json")
-            .body(CANARY_REPORT)
+            .body(receiver::CANARY_REPORT)
             .send()
             .await;
         match sent {
@@ -197,9 +185,6 @@ impl Loopback {
         }
     }
 }
-
-/// A whole report, so that the canary goes the way of an agent's.
-const CANARY_REPORT: &str = r#"{"hostname":"defib-canary","cpuPercent":0,"memoryUsedBytes":1,"memoryTotalBytes":2,"disks":[],"uptimeSeconds":1,"bootID":"canary","state":"Running"}"#;
 
 struct Unconcerned;
 

@@ -86,6 +86,8 @@ pub fn running() -> Look {
         uuid: Some(MACHINE),
         uptime: secs(90_000),
         no_reboot: false,
+        node_in_maintenance: false,
+        no_quorum: false,
     }
 }
 

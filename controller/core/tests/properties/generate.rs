@@ -438,7 +438,7 @@ fn deviation() -> BoxedStrategy<Deviation> {
         }),
         change(Just(()), |s, ()| s.closer = None),
         change(
-            (0u8..7, word(), machine(), prop_oneof![0u64..200_000, Just(u64::MAX)]),
+            (0u8..9, word(), machine(), prop_oneof![0u64..200_000, Just(u64::MAX)]),
             |s, (which, text, uuid, uptime)| {
                 if let Some(look) = s.closer.as_mut().and_then(|c| c.look.as_mut().ok()) {
                     match which {
@@ -448,6 +448,8 @@ fn deviation() -> BoxedStrategy<Deviation> {
                         3 => look.uuid = uuid,
                         4 => look.node_status = text,
                         5 => look.no_reboot = true,
+                        6 => look.node_in_maintenance = true,
+                        7 => look.no_quorum = true,
                         _ => look.uptime = Duration::from_secs(uptime),
                     }
                 }

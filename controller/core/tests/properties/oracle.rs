@@ -107,6 +107,8 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         );
         unless(!look.no_reboot, "a reset does not stop it");
         unless(look.node_status == "online", "its node is online");
+        unless(!look.node_in_maintenance, "nobody works on its node");
+        unless(!look.no_quorum, "the cluster is quorate");
         unless(look.uptime >= e.startup_grace, "Proxmox did not start it just now");
         unless(
             !s.own_node.zip(look.uuid).is_some_and(|(a, b)| same_machine(a, b)),

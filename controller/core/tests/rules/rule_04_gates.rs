@@ -7,6 +7,8 @@ use defib_api::{GuestAgentState, HeartbeatSettings, Mode, ResetPolicy};
 use defib_core::conditions::{Is, kind};
 use defib_core::decide::Next;
 use defib_core::observer::Trouble;
+use defib_core::storm::{Burst, Weather};
+use defib_core::time::Mono;
 use defib_core::window::Windows;
 
 /// A gate that blocks: in plain words, the scene, the reason, and what the message must say.
@@ -285,6 +287,13 @@ fn what_proxmox_says_blocks() {
             "node pve1 is offline",
         ),
         (
+            "somebody works on its node",
+            due().look(|l| l.node_in_maintenance = true),
+            "NodeMaintenance",
+            "node pve1 is in maintenance",
+        ),
+        ("the cluster is torn", due().look(|l| l.no_quorum = true), "NoQuorum", "no quorum"),
+        (
             "an older ManagedVM has this machine",
             due().with(|s| s.duplicate_of = Some("web-0".into())),
             "DuplicateMachine",
@@ -343,6 +352,17 @@ fn the_first_gate_that_fails_is_the_reason() {
         .spec(|s| s.pauses = vec![pause("a", None)])
         .reset_policy(|p| p.mode = None)
         .deleting();
+    scene.weather = Weather::Storm {
+        width: "all of Defib",
+        burst: Burst {
+            from: wall(0),
+            to: wall(1),
+            lost: 3,
+            timeout: secs(TIMEOUT),
+        },
+        population: 10,
+        own: true,
+    };
     scene = scene
         .look(|l| {
             l.qmp_status = "stopped".into();
@@ -351,6 +371,8 @@ fn the_first_gate_that_fails_is_the_reason() {
             l.uuid = Some(OTHER_MACHINE);
             l.no_reboot = true;
             l.node_status = "offline".into();
+            l.node_in_maintenance = true;
+            l.no_quorum = true;
             l.uptime = secs(1);
         })
         .quiet_for(0)
@@ -360,7 +382,7 @@ fn the_first_gate_that_fails_is_the_reason() {
         scene.closer.as_mut().unwrap().look.as_mut().unwrap()
     }
     type Repair = fn(&mut Scene);
-    let order: [(&str, Repair); 23] = [
+    let order: [(&str, Repair); 25] = [
         ("ObserveOnly", |s| {
             s.policy.reset_policy.as_mut().unwrap().mode = Some(Mode::Enforce)
         }),
@@ -383,6 +405,8 @@ fn the_first_gate_that_fails_is_the_reason() {
         ("IdentityChanged", |s| look_of(s).uuid = Some(MACHINE)),
         ("NoReboot", |s| look_of(s).no_reboot = false),
         ("NodeNotOnline", |s| look_of(s).node_status = "online".into()),
+        ("NodeMaintenance", |s| look_of(s).node_in_maintenance = false),
+        ("NoQuorum", |s| look_of(s).no_quorum = false),
         ("DuplicateMachine", |s| s.duplicate_of = None),
         ("OwnHost", |s| s.own_node = None),
         ("StartupGrace", |s| look_of(s).uptime = secs(9_000)),
@@ -398,5 +422,7 @@ fn the_first_gate_that_fails_is_the_reason() {
     }
     assert_eq!(scene.verdict(), "MaxInFlight");
     scene.closer.as_mut().unwrap().fleet.policy.in_flight = 0;
+    assert_eq!(scene.verdict(), "StormActive");
+    scene.weather = Weather::Calm { since: Mono(0) };
     assert_eq!(scene.verdict(), "Reset Automatic");
 }

@@ -19,6 +19,10 @@ pub(super) const METHODS: &[Method] = &[
         Box::pin(async move { Ok::<_, ApiError>(status(&call)) })
     })
     .needs("/", &["Sys.Audit"]),
+    Method::new(Verb::Get, "/cluster/ha/status/current", |call| {
+        Box::pin(async move { Ok::<_, ApiError>(ha_status(&call)) })
+    })
+    .needs("/", &["Sys.Audit"]),
 ];
 
 fn version(call: &Call) -> Data {
@@ -51,6 +55,41 @@ fn status(call: &Call) -> Data {
             "online": u8::from(node.is_up()),
             "level": "",
         }));
+    }
+    Value::Array(rows).into()
+}
+
+/// Rows of type quorum, lrm and service, with what Proxmox writes into them for people.
+fn ha_status(call: &Call) -> Data {
+    let state = call.cluster.state();
+    let quorate = state.is_quorate();
+    let text = if quorate {
+        "OK".to_owned()
+    } else {
+        format!("No quorum on node '{}'!", call.entry)
+    };
+    let mut rows = vec![json!({
+        "id": "quorum", "type": "quorum", "node": call.entry, "status": text, "quorate": u8::from(quorate),
+    })];
+    for node in state.nodes.values() {
+        let mode = match (node.is_up(), node.maintenance) {
+            (false, _) => "old timestamp - dead?",
+            (true, true) => "maintenance mode",
+            (true, false) => "idle",
+        };
+        rows.push(json!({
+            "id": format!("lrm:{}", node.name), "type": "lrm", "node": node.name,
+            "status": format!("{} ({mode}, watchdog standby, Thu Nov 26 12:00:00 2026)", node.name),
+        }));
+    }
+    for vm in state.vms.values() {
+        if let Some(ha) = vm.ha {
+            let sid = format!("vm:{}", vm.config.vmid);
+            rows.push(json!({
+                "id": format!("service:{sid}"), "type": "service", "sid": sid, "node": vm.node, "state": ha.as_str(),
+                "status": format!("{sid} ({}, {})", vm.node, ha.as_str()),
+            }));
+        }
     }
     Value::Array(rows).into()
 }

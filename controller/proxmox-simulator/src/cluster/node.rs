@@ -29,6 +29,8 @@ pub(crate) struct Node {
     pub(crate) fingerprint: String,
     pub(crate) power: NodePower,
     pub(crate) booted: Instant,
+    /// Somebody has put it into HA's maintenance mode.
+    pub(crate) maintenance: bool,
     /// Whether its API should listen.
     pub(crate) wanted: watch::Sender<bool>,
     /// Whether its API listens.

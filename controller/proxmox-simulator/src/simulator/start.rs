@@ -168,6 +168,7 @@ fn open_nodes(config: &Config, ca: &ClusterCa) -> Result<Opened, StartError> {
             fingerprint: tls.fingerprint,
             power: NodePower::Up,
             booted: Instant::now(),
+            maintenance: false,
             wanted,
             listening,
         };

@@ -108,7 +108,7 @@ pub async fn refresh(client: Client, namespace: String, keys: watch::Sender<Arc<
     let api = Api::<Secret>::namespaced(client, &namespace);
     loop {
         // Replicas that started together need not ask together.
-        let pause = REFRESH.mul_f64(rand::random_range(0.9..1.1));
+        let pause = crate::jitter::around(REFRESH);
         tokio::select! {
             () = token.cancelled() => return,
             () = tokio::time::sleep(pause) => {}

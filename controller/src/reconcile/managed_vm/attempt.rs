@@ -3,6 +3,7 @@
 use super::super::cache::key_of;
 use super::super::context::Context;
 use super::super::kube_api::call;
+use super::super::proxmox::PowerConnection;
 use super::super::{Error, again};
 use super::observe::{Facts, policy_of};
 use super::{books, progress, record, report};
@@ -11,7 +12,7 @@ use defib_core::decide::{Cause, Decision, Intent};
 use defib_core::fleet::over_committed;
 use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
 use defib_core::time::Now;
-use defib_proxmox::{Connection, Delivery};
+use defib_proxmox::Delivery;
 use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
@@ -96,7 +97,7 @@ pub async fn only_record(ctx: &Context, facts: &Facts, decision: &Decision, inte
 }
 
 /// All between the journal and the POST.
-async fn prepare(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Result<Connection, Withdrawal> {
+async fn prepare(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Result<Box<dyn PowerConnection>, Withdrawal> {
     let withdrawal = |reason, message: String| Withdrawal { reason, message };
     if intent.current.trigger == Trigger::Automatic {
         let live = live_intents(ctx, facts).await.map_err(|e| withdrawal(e.reason(), e.to_string()))?;

@@ -3,6 +3,7 @@
 use super::super::cache::{Key, get};
 use super::super::context::{ClusterView, Context, is_newer, vm_key};
 use super::super::kube_api::call;
+use super::super::proxmox::Proxmox;
 use super::super::proxmox_cluster::counters;
 use super::super::{Error, vm_reset};
 use super::{fleet, record};
@@ -18,7 +19,7 @@ use defib_core::policy::{Effective, Found, effective};
 use defib_core::storm::Weather;
 use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
-use defib_proxmox::{Client, GuestAgent, Node, VmConfig, VmStatus};
+use defib_proxmox::{ClusterHaStatus, GuestAgent, Node, VmConfig, VmStatus};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use std::sync::Arc;
@@ -353,6 +354,7 @@ impl Facts {
             status,
             config,
             nodes,
+            ha,
         } = found;
         let node_status = nodes
             .iter()
@@ -361,6 +363,8 @@ impl Facts {
         // A monitor that hangs tells nothing of the disks.
         let moved = status.monitor_answers.then(|| counters(&status.counters));
         let look = Look {
+            node_in_maintenance: ha.in_maintenance.contains(&node),
+            no_quorum: ha.quorate == Some(false),
             node,
             node_status,
             qmp_status: status.qmp_status.to_string(),
@@ -374,9 +378,9 @@ impl Facts {
     }
 
     /// The client of the VM's cluster. Without the ProxmoxCluster there is none, whatever was made of it before it was deleted.
-    pub fn client(&self) -> Option<&Client> {
+    pub fn client(&self) -> Option<&dyn Proxmox> {
         self.cluster.as_ref()?;
-        self.view.as_ref().and_then(|v| v.client.as_ref())
+        self.view.as_ref().and_then(|v| v.client.as_deref())
     }
 
     /// Node and state by the last reading of Proxmox.
@@ -409,24 +413,33 @@ struct Seen {
     status: VmStatus,
     config: VmConfig,
     nodes: Vec<Node>,
+    ha: ClusterHaStatus,
 }
 
 /// What Proxmox says of a VM on the node where it was seen last; none when it is not there any more, or when that node does not answer: it may have been moved
 /// away from a node that failed.
-async fn on_node(client: &Client, node: &str, vmid: u32) -> Result<Option<Seen>, defib_proxmox::Error> {
+async fn on_node(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Option<Seen>, defib_proxmox::Error> {
     match read_vm(client, node, vmid).await {
         Err(defib_proxmox::Error::NotOnNode { .. } | defib_proxmox::Error::NodeUnreachable { .. }) => Ok(None),
         done => done.map(Some),
     }
 }
 
-async fn read_vm(client: &Client, node: &str, vmid: u32) -> Result<Seen, defib_proxmox::Error> {
-    let (status, config, nodes) = tokio::try_join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes())?;
+async fn read_vm(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Seen, defib_proxmox::Error> {
+    let ha = async {
+        match client.ha_status().await {
+            // Sys.Audit on / is optional: without it nobody tells us.
+            Err(defib_proxmox::Error::Forbidden { .. }) => Ok(ClusterHaStatus::default()),
+            told => told,
+        }
+    };
+    let (status, config, nodes, ha) = tokio::try_join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes(), ha)?;
     Ok(Seen {
         node: node.to_owned(),
         status,
         config,
         nodes,
+        ha,
     })
 }
 

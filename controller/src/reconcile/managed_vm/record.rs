@@ -2,7 +2,7 @@
 
 use super::super::Error;
 use super::super::cache::key_of;
-use super::super::context::Context;
+use super::super::context::{Context, vm_key};
 use super::super::kube_api::{DECIDER, call};
 use super::attempt::Withdrawal;
 use defib_api::{CurrentReset, ManagedVM, Outcome, ResetAction, ResetState, StepAction, Trigger, VMReset, VMResetSpec, VMResetStatus};
@@ -116,10 +116,17 @@ async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str
 pub async fn progress(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> Result<(), Error> {
     let wanted = status_of(current);
     let (namespace, _) = key_of(vm);
-    let known = super::super::cache::get(&ctx.resets, &namespace, &current.name).and_then(|r: VMReset| r.status);
-    if known.is_some_and(|s| {
+    let says = |s: &VMResetStatus| {
         s.state == wanted.state && s.upid == wanted.upid && s.task_end_time == wanted.task_end_time && s.message == wanted.message
-    }) {
+    };
+    let watched: Option<VMReset> = super::super::cache::get(&ctx.resets, &namespace, &current.name);
+    // The watch of VMResets may be behind that of ManagedVMs, which brought us here. A record that it does not have at all may be gone.
+    let ours = ctx.remember(&vm_key(vm), |m| {
+        m.recorded
+            .as_ref()
+            .is_some_and(|(name, status)| *name == current.name && says(status))
+    });
+    if watched.is_some_and(|r| ours || r.status.as_ref().is_some_and(says)) {
         return Ok(());
     }
     write(ctx, vm, current, &wanted).await
@@ -199,7 +206,9 @@ async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus
     .await;
     ctx.witness
         .wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
-    written.map(|_| ())
+    written?;
+    ctx.remember(&vm_key(vm), |m| m.recorded = Some((name.to_owned(), Box::new(status.clone()))));
+    Ok(())
 }
 
 /// The record as it follows from the journal alone.

@@ -1,0 +1,111 @@
+//! `cargo xtask simulate`: lives through worlds, one a seed, and judges each.
+//!
+//! An example and no program: tokio's virtual time is a feature of tests, which the programs of the workspace are not to be built with.
+
+use clap::Parser;
+use defib_world::plan::Plan;
+use defib_world::simulate::{Verdict, replay, simulate};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Ten minutes of a whole Defib in virtual time for each seed, in which things go wrong as the seed says; then the record is judged.
+#[derive(Parser)]
+#[command(name = "cargo xtask simulate", bin_name = "cargo xtask simulate")]
+struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    first_seed: u64,
+    /// Tell what happened to each VM.
+    #[arg(long)]
+    transcript: bool,
+    /// Live through each seed twice, and compare.
+    #[arg(long)]
+    twice: bool,
+    /// Threads. Each world has one of its own.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+fn live(seed: u64) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(simulate(Plan::new(seed), None))
+}
+
+/// Whether all is well with a seed. What is not is printed.
+fn one(seed: u64, arguments: &Arguments, out: &Mutex<()>) -> (bool, usize) {
+    let verdict = live(seed);
+    let differs = arguments.twice && {
+        let again = live(seed);
+        again.violations != verdict.violations || again.transcript() != verdict.transcript()
+    };
+    let well = verdict.violations.is_empty() && !differs;
+    if !well || arguments.transcript {
+        let _out = out.lock();
+        if arguments.transcript {
+            println!("{}", verdict.transcript());
+        }
+        for violation in verdict.violations.iter().take(10) {
+            println!("seed {seed} ({:?}): {violation}", verdict.evidence.plan.theme);
+        }
+        if differs {
+            println!(
+                "seed {seed} ({:?}): lived through twice, it came out differently",
+                verdict.evidence.plan.theme
+            );
+        }
+        if !well {
+            println!("  {}", replay(seed));
+        }
+    }
+    (well, verdict.evidence.posts.len())
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let began = Instant::now();
+    let threads = arguments
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+        .unwrap_or(1);
+    let (next, bad, posts, out) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= arguments.seeds {
+                        return;
+                    }
+                    let (well, sent) = one(arguments.first_seed + n, &arguments, &out);
+                    bad.fetch_add(u64::from(!well), Ordering::Relaxed);
+                    posts.fetch_add(sent as u64, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let (bad, posts, took) = (bad.into_inner(), posts.into_inner(), began.elapsed());
+    println!(
+        "{} worlds of ten minutes in {:.1} s ({:.0} ms each), {posts} resets sent: {}",
+        arguments.seeds,
+        took.as_secs_f64(),
+        took.as_secs_f64() * 1000.0 * threads as f64 / arguments.seeds.max(1) as f64,
+        if bad == 0 {
+            "all well".to_owned()
+        } else {
+            format!("{bad} of them with violations")
+        }
+    );
+    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

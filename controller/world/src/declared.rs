@@ -1,0 +1,199 @@
+//! What people declare: the objects of a world, and how they change.
+
+use crate::plan::{PolicyPlan, VmPlan};
+use crate::world::{NAMESPACE, World};
+use defib_api::{
+    Budget, Corroborate, HealthPolicy, HealthPolicySpec, HeartbeatSettings, IntOrPercent, ManagedVM, ManagedVMSpec, Mode, NameRef, Pause,
+    ProxmoxCluster, ProxmoxClusterSpec, ResetAction, ResetPolicy, Step, StepAction, Tls, Trigger, VMReset, VMResetSpec, Verify,
+};
+use jiff::SignedDuration;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+/// Name of the ProxmoxCluster.
+pub const CLUSTER: &str = "pve";
+
+/// People at their keyboards. Nothing goes wrong between them and the API server.
+pub struct People<'a> {
+    world: &'a World,
+    client: Client,
+}
+
+impl<'a> People<'a> {
+    /// Of a world.
+    pub fn of(world: &'a World) -> Self {
+        Self {
+            client: world.api.client("people"),
+            world,
+        }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    async fn create<K>(&self, object: &K)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        self.api::<K>().create(&PostParams::default(), object).await.expect("created");
+    }
+
+    async fn change<K>(&self, name: &str, change: serde_json::Value)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        // What was deleted meanwhile is not changed.
+        let _ = self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(change)).await;
+    }
+
+    /// Declares all of a plan.
+    pub async fn declare(&self) {
+        let mut secret = Secret::default();
+        secret.metadata.name = Some("pve-token".into());
+        let text = |text: &str| ByteString(text.as_bytes().to_vec());
+        secret.data = Some(BTreeMap::from([
+            ("tokenID".to_owned(), text(crate::proxmox::TOKEN)),
+            ("secret".to_owned(), text("00000000-0000-4000-8000-000000000000")),
+        ]));
+        self.create(&secret).await;
+        self.create(&ProxmoxCluster::new(
+            CLUSTER,
+            ProxmoxClusterSpec {
+                endpoints: vec!["https://pve1:8006".into()],
+                token_secret_ref: NameRef { name: "pve-token".into() },
+                tls: Tls {
+                    verify: Some(Verify::System),
+                    ..Tls::default()
+                },
+                max_requests_per_node: None,
+                pauses: Vec::new(),
+            },
+        ))
+        .await;
+        for plan in &self.world.plan.policies {
+            self.create(&policy(plan)).await;
+        }
+        for plan in &self.world.plan.vms {
+            self.create(&self.vm(plan)).await;
+        }
+    }
+
+    fn vm(&self, plan: &VmPlan) -> ManagedVM {
+        let policy = &self.world.plan.policies[plan.policy].name;
+        let spec = ManagedVMSpec {
+            policy_ref: Some(NameRef { name: policy.clone() }),
+            ..ManagedVMSpec::new(CLUSTER, plan.vmid)
+        };
+        ManagedVM::new(&plan.name, spec)
+    }
+
+    /// Pauses a ManagedVM, or takes that back.
+    pub async fn pause_vm(&self, vm: usize, on: bool) {
+        let name = &self.world.plan.vms[vm].name;
+        self.change::<ManagedVM>(name, json!({"spec": {"pauses": pauses(on)}})).await;
+    }
+
+    /// The same with a policy.
+    pub async fn pause_policy(&self, policy: usize, on: bool) {
+        let name = &self.world.plan.policies[policy].name;
+        self.change::<HealthPolicy>(name, json!({"spec": {"pauses": pauses(on)}})).await;
+    }
+
+    /// The same with the ProxmoxCluster.
+    pub async fn pause_cluster(&self, on: bool) {
+        self.change::<ProxmoxCluster>(CLUSTER, json!({"spec": {"pauses": pauses(on)}}))
+            .await;
+    }
+
+    /// Sets the mode of a policy.
+    pub async fn observe(&self, policy: usize, on: bool) {
+        let mode = if on { "Observe" } else { "Enforce" };
+        let name = &self.world.plan.policies[policy].name;
+        self.change::<HealthPolicy>(name, json!({"spec": {"resetPolicy": {"mode": mode}}}))
+            .await;
+    }
+
+    /// Asks for a reset.
+    pub async fn request(&self, vm: usize) {
+        let now = self.world.clock.now();
+        let name = &self.world.plan.vms[vm].name;
+        let reset = VMReset::new(
+            &format!("{name}-by-hand-{}", now.0),
+            VMResetSpec {
+                vm_ref: NameRef { name: name.clone() },
+                action: ResetAction::Auto,
+                reason: Some("it looks stuck".into()),
+                requested_by: Some("someone".into()),
+                trigger: Trigger::Manual,
+                not_after: self.world.clock.wall(now) + SignedDuration::from_secs(90),
+            },
+        );
+        let _ = self.api::<VMReset>().create(&PostParams::default(), &reset).await;
+    }
+
+    /// Deletes a ManagedVM, or makes it again.
+    pub async fn delete(&self, vm: usize, gone: bool) {
+        let plan = &self.world.plan.vms[vm];
+        if gone {
+            let _ = self.api::<ManagedVM>().delete(&plan.name, &DeleteParams::default()).await;
+            self.world.api.collect_garbage();
+        } else {
+            let _ = self.api::<ManagedVM>().create(&PostParams::default(), &self.vm(plan)).await;
+        }
+    }
+}
+
+fn pauses(on: bool) -> Vec<Pause> {
+    let pause = Pause {
+        owner: "someone".into(),
+        reason: "maintenance".into(),
+        expires_at: None,
+    };
+    on.then_some(pause).into_iter().collect()
+}
+
+fn policy(plan: &PolicyPlan) -> HealthPolicy {
+    HealthPolicy::new(
+        &plan.name,
+        HealthPolicySpec {
+            heartbeat: Some(HeartbeatSettings {
+                report_seconds: Some(plan.report),
+                timeout_seconds: Some(plan.timeout),
+                startup_grace_seconds: Some(plan.grace),
+            }),
+            reset_policy: Some(ResetPolicy {
+                mode: Some(Mode::Enforce),
+                steps: Some(vec![Step {
+                    action: StepAction::Reset,
+                    max_attempts: plan.attempts,
+                    recovery_deadline_seconds: plan.recovery,
+                }]),
+                max_resets: Some(plan.max_resets),
+                window_seconds: Some(plan.window),
+                stabilization_seconds: Some(plan.stabilization),
+                corroborate: Some(Corroborate {
+                    max_veto_seconds: Some(plan.veto),
+                    ..Corroborate::default()
+                }),
+                ..ResetPolicy::default()
+            }),
+            budget: Some(Budget {
+                max_unhealthy: Some(IntOrPercent::Percent(format!("{}%", plan.max_unhealthy))),
+                max_in_flight: Some(plan.max_in_flight),
+                storm_cooldown_seconds: None,
+            }),
+            ..HealthPolicySpec::default()
+        },
+    )
+}

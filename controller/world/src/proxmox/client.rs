@@ -1,0 +1,523 @@
+//! What a controller holds of the cluster: the client behind the reconcilers' trait, and its connections.
+
+use super::power::{Effect, Post};
+use super::{Cluster, Trouble};
+use crate::chance::{draw, percent};
+use crate::clock::{Time, WorldClock};
+use crate::sabotage::Sabotage;
+use defib::reconcile::proxmox::{Asked, PowerConnection, Proxmox};
+use defib_proxmox::{
+    ClusterHaStatus, ClusterStatus, Error, GuestAgent, HaStatus, Node, NodeState, Permissions, PowerState, RunState, TaskEntry, TaskExit,
+    TaskKind, TaskStatus, Upid, Version, VmConfig, VmCounters, VmResource, VmStatus, Vmid,
+};
+use futures::FutureExt;
+use futures::future::pending;
+use jiff::{SignedDuration, Timestamp};
+use std::fmt;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// A connection that is older is not sent on, as the real client has it.
+const STALE: Duration = Duration::from_secs(4);
+/// Proxmox closes a connection that was idle for so long.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// A client of one process.
+#[derive(Clone)]
+pub struct SimulatedProxmox {
+    cluster: Arc<Mutex<Cluster>>,
+    clock: WorldClock,
+    seed: u64,
+    process: usize,
+    /// How wrong the process's wall clock is.
+    skew: &'static AtomicI64,
+    /// A process that died asks nothing more, and hears nothing more.
+    alive: Arc<AtomicBool>,
+    /// What of it is broken on purpose.
+    sabotage: Option<Sabotage>,
+}
+
+impl fmt::Debug for SimulatedProxmox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimulatedProxmox of process {}", self.process)
+    }
+}
+
+impl SimulatedProxmox {
+    /// A client for a process, while that is alive.
+    pub fn new(
+        cluster: Arc<Mutex<Cluster>>,
+        clock: WorldClock,
+        seed: u64,
+        process: usize,
+        alive: Arc<AtomicBool>,
+        skew: &'static AtomicI64,
+    ) -> Self {
+        Self {
+            cluster,
+            clock,
+            seed,
+            process,
+            skew,
+            alive,
+            sabotage: None,
+        }
+    }
+
+    /// The same, broken.
+    #[must_use]
+    pub fn broken(self, sabotage: Option<Sabotage>) -> Self {
+        Self { sabotage, ..self }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way there and back. What is drawn for it goes with the question.
+    async fn way(&self, about: impl Hash) -> u64 {
+        let now = self.clock.now();
+        let drawn = draw(self.seed, ("proxmox", self.process, about, now));
+        if !self.alive.load(Ordering::Relaxed) {
+            return pending().await;
+        }
+        sleep(Duration::from_millis(2 + drawn % 19)).await;
+        if !self.alive.load(Ordering::Relaxed) {
+            return pending().await;
+        }
+        drawn
+    }
+
+    /// What becomes of a read.
+    async fn read(&self, path: &str, node: Option<&str>) -> Result<(), Error> {
+        let drawn = self.way(path).await;
+        let failed = |detail: &str| {
+            Err(Error::ReadFailed {
+                path: path.to_owned(),
+                detail: detail.to_owned(),
+            })
+        };
+        let (trouble, up) = {
+            let cluster = self.lock();
+            (cluster.trouble, node.is_none_or(|node| cluster.is_up(node)))
+        };
+        if trouble == Some(Trouble::Unreachable) {
+            return failed("connection refused");
+        }
+        if !up {
+            sleep(Duration::from_secs(3)).await;
+            return Err(Error::NodeUnreachable {
+                endpoint: "pve1:8006".into(),
+                node: node.map(str::to_owned),
+                detail: "No route to host".into(),
+            });
+        }
+        match trouble {
+            Some(Trouble::Slow) => {
+                sleep(Duration::from_millis(1_000 + drawn / 7 % 16_000)).await;
+                if percent(drawn / 31, 40) {
+                    return Err(Error::Timeout {
+                        path: path.to_owned(),
+                        after: Duration::from_secs(15),
+                    });
+                }
+            }
+            Some(Trouble::Broken) if percent(drawn / 31, 60) => {
+                return Err(Error::Other {
+                    status: 500,
+                    reason: "internal error".into(),
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Boxed, as it calls itself where everything is sent twice.
+    fn post<'a>(&'a self, opened: Time, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+        async move {
+            let sent = self.clock.now();
+            let endpoint = || "pve1:8006".to_owned();
+            if !self.alive.load(Ordering::Relaxed) {
+                return pending().await;
+            }
+            if sent.since(opened) > STALE {
+                return Err(Error::Stale {
+                    endpoint: endpoint(),
+                    age: sent.since(opened),
+                });
+            }
+            let (post, trouble, up) = {
+                let mut cluster = self.lock();
+                cluster.posts.push(Post {
+                    sent,
+                    opened,
+                    process: self.process,
+                    node: node.to_owned(),
+                    vmid,
+                    uuid: None,
+                    power: None,
+                    uuid_since: Time::default(),
+                    effect: Effect::OnItsWay,
+                    ended: None,
+                    upid: None,
+                });
+                (cluster.posts.len() - 1, cluster.trouble, cluster.is_up(node))
+            };
+            let drawn = draw(self.seed, ("post", self.process, vmid, sent));
+            let arrives = sent.plus(Duration::from_millis(2 + drawn % 9));
+            let ambiguous = |detail: &str| Error::Ambiguous {
+                endpoint: endpoint(),
+                detail: detail.into(),
+            };
+            // What is on its way arrives, whatever becomes of who sent it.
+            let (cluster, clock) = (self.cluster.clone(), self.clock);
+            let arrival = move |after: Duration| {
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(clock.instant(arrives.plus(after))).await;
+                    let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
+                    cluster.reset(post, clock.now(), &clock)
+                })
+            };
+            let lost = |cluster: &Arc<Mutex<Cluster>>| {
+                cluster.lock().unwrap_or_else(PoisonError::into_inner).posts[post].effect = Effect::None;
+            };
+            if arrives.since(opened) > IDLE {
+                lost(&self.cluster);
+                return Err(ambiguous("connection closed before the answer"));
+            }
+            let answer = match trouble {
+                Some(Trouble::NotDelivered) => {
+                    lost(&self.cluster);
+                    sleep(Duration::from_secs(3)).await;
+                    Err(Error::NodeUnreachable {
+                        endpoint: endpoint(),
+                        node: Some(node.to_owned()),
+                        detail: "No route to host".into(),
+                    })
+                }
+                Some(Trouble::Unreachable | Trouble::LostRequest) => {
+                    lost(&self.cluster);
+                    sleep(Duration::from_millis(drawn / 3 % 40_000)).await;
+                    Err(ambiguous("no answer"))
+                }
+                _ if !up => {
+                    lost(&self.cluster);
+                    sleep(Duration::from_secs(30)).await;
+                    Err(ambiguous("596 Connection timed out"))
+                }
+                Some(Trouble::LostAnswer) => {
+                    arrival(Duration::ZERO);
+                    sleep(Duration::from_millis(drawn / 3 % 40_000)).await;
+                    Err(ambiguous("connection reset by peer"))
+                }
+                Some(Trouble::LateDelivery) => {
+                    arrival(Duration::from_millis(drawn / 5 % 30_000));
+                    sleep(Duration::from_millis(100)).await;
+                    Err(ambiguous("596 Broken pipe"))
+                }
+                Some(Trouble::ServerError) => {
+                    if percent(drawn / 3, 50) {
+                        arrival(Duration::ZERO);
+                    } else {
+                        lost(&self.cluster);
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                    Err(Error::Other {
+                        status: 500,
+                        reason: "got no worker upid - start worker failed".into(),
+                    })
+                }
+                _ => {
+                    let upid = arrival(Duration::ZERO).await.map_err(|_| ambiguous("no answer"))?;
+                    sleep(Duration::from_millis(2 + drawn % 9)).await;
+                    upid.and_then(|upid| upid.parse().map_err(|_| ambiguous("no UPID")))
+                }
+            };
+            if self.sabotage == Some(Sabotage::PostsTwice) {
+                let again = Self {
+                    sabotage: None,
+                    ..self.clone()
+                };
+                let node = node.to_owned();
+                tokio::spawn(async move {
+                    sleep(Duration::from_secs(2)).await;
+                    let _ = again.post(again.clock.now(), &node, vmid).await;
+                });
+            }
+            if !self.alive.load(Ordering::Relaxed) {
+                return pending().await;
+            }
+            answer
+        }
+        .boxed()
+    }
+
+    fn sees_lock(&self) -> Option<&'static str> {
+        (self.sabotage == Some(Sabotage::SeesLocks)).then_some("backup")
+    }
+
+    fn not_on_node(node: &str, vmid: Vmid) -> Error {
+        Error::NotOnNode {
+            node: node.to_owned(),
+            vmid: Some(vmid),
+            detail: format!("Configuration file 'nodes/{node}/qemu-server/{vmid}.conf' does not exist"),
+        }
+    }
+}
+
+impl Proxmox for SimulatedProxmox {
+    fn version(&self) -> Asked<'_, Version> {
+        async move {
+            self.read("/version", None).await?;
+            Ok(Version {
+                version: "9.2.11".into(),
+                release: "9.2".into(),
+                repo_id: "0".into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn permissions(&self) -> Asked<'_, Permissions> {
+        async move {
+            self.read("/access/permissions", None).await?;
+            let held = ["VM.Audit", "VM.PowerMgmt", "VM.GuestAgent.Audit"].map(|p| (p.to_owned(), true));
+            Ok(Permissions::from_iter([("/vms".to_owned(), held.into())]))
+        }
+        .boxed()
+    }
+
+    fn ha_status(&self) -> Asked<'_, ClusterHaStatus> {
+        async move {
+            self.read("/cluster/ha/status/current", None).await?;
+            Ok(ClusterHaStatus {
+                quorate: Some(true),
+                in_maintenance: Vec::new(),
+            })
+        }
+        .boxed()
+    }
+
+    fn cluster_status(&self) -> Asked<'_, ClusterStatus> {
+        async move {
+            self.read("/cluster/status", None).await?;
+            Ok(ClusterStatus {
+                name: Some("world".into()),
+                quorate: true,
+                nodes: Vec::new(),
+            })
+        }
+        .boxed()
+    }
+
+    fn resources(&self) -> Asked<'_, Vec<VmResource>> {
+        async move {
+            self.read("/cluster/resources", None).await?;
+            let now = self.clock.now();
+            let mut cluster = self.lock();
+            let rows = cluster.list(now);
+            let known = |row: &super::Listed| {
+                let machine = cluster.machines.get(&row.vmid)?;
+                Some(VmResource {
+                    vmid: row.vmid,
+                    node: machine.node.clone(),
+                    name: None,
+                    status: RunState::parse(&row.status),
+                    uptime: None,
+                    lock: machine.lock.map(str::to_owned),
+                    tags: Vec::new(),
+                    pool: None,
+                    ha_state: machine.ha.map(str::to_owned),
+                    max_memory: None,
+                    counters: counters(row.counters),
+                })
+            };
+            Ok(rows.iter().filter_map(known).collect())
+        }
+        .boxed()
+    }
+
+    fn nodes(&self) -> Asked<'_, Vec<Node>> {
+        async move {
+            self.read("/nodes", None).await?;
+            let cluster = self.lock();
+            let node = |(name, up): (&String, &bool)| Node {
+                node: name.clone(),
+                status: if *up { NodeState::Online } else { NodeState::Offline },
+                ssl_fingerprint: None,
+                uptime: None,
+            };
+            Ok(cluster.nodes.iter().map(node).collect())
+        }
+        .boxed()
+    }
+
+    fn vm_status<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, VmStatus> {
+        async move {
+            self.read(&format!("/nodes/{node}/qemu/{vmid}/status/current"), Some(node)).await?;
+            let now = self.clock.now();
+            let mut cluster = self.lock();
+            let machine = cluster.machines.get_mut(&vmid).filter(|m| m.node == node);
+            let machine = machine.ok_or_else(|| Self::not_on_node(node, vmid))?;
+            machine.settle(now);
+            let exists = machine.power != super::Power::Stopped;
+            let shown = if machine.monitor_hangs && exists {
+                "running"
+            } else {
+                machine.power.word()
+            };
+            Ok(VmStatus {
+                status: if exists { PowerState::Running } else { PowerState::Stopped },
+                qmp_status: RunState::parse(shown),
+                monitor_answers: exists && !machine.monitor_hangs,
+                name: None,
+                uptime: if exists { now.since(machine.started).as_secs() } else { 0 },
+                pid: exists.then_some(1),
+                lock: machine.lock.or(self.sees_lock()).map(str::to_owned),
+                ha: HaStatus {
+                    managed: machine.ha.is_some(),
+                    state: machine.ha.map(str::to_owned),
+                },
+                agent: machine.guest_agent,
+                template: false,
+                counters: counters(machine.counters(now)),
+            })
+        }
+        .boxed()
+    }
+
+    fn vm_config<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, VmConfig> {
+        async move {
+            self.read(&format!("/nodes/{node}/qemu/{vmid}/config"), Some(node)).await?;
+            let cluster = self.lock();
+            let machine = cluster.machines.get(&vmid).filter(|m| m.node == node);
+            let machine = machine.ok_or_else(|| Self::not_on_node(node, vmid))?;
+            Ok(VmConfig {
+                smbios_uuid: Some(machine.uuid),
+                name: None,
+                reboot: machine.reboot,
+                lock: machine.lock.map(str::to_owned),
+                digest: None,
+                agent: machine.guest_agent,
+                template: false,
+                created: None,
+            })
+        }
+        .boxed()
+    }
+
+    fn guest_agent<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, GuestAgent> {
+        async move {
+            self.read(&format!("/nodes/{node}/qemu/{vmid}/agent"), Some(node)).await?;
+            let (configured, answers) = {
+                let cluster = self.lock();
+                let machine = cluster.machines.get(&vmid).filter(|m| m.node == node);
+                let machine = machine.ok_or_else(|| Self::not_on_node(node, vmid))?;
+                (machine.guest_agent, machine.answers())
+            };
+            if !configured {
+                return Ok(GuestAgent::NotConfigured);
+            }
+            if answers {
+                return Ok(GuestAgent::Answers);
+            }
+            sleep(Duration::from_secs(3)).await;
+            Ok(GuestAgent::Silent)
+        }
+        .boxed()
+    }
+
+    fn task_status<'a>(&'a self, upid: &'a Upid) -> Asked<'a, TaskStatus> {
+        async move {
+            self.read(&format!("/tasks/{upid}"), Some(upid.node())).await?;
+            let now = self.clock.now();
+            let cluster = self.lock();
+            let task = cluster.tasks.iter().find(|t| t.upid == upid.as_str());
+            let task = task.ok_or_else(|| Error::TaskUnknown {
+                upid: upid.clone(),
+                detail: "no such task".into(),
+            })?;
+            Ok(status(task, now))
+        }
+        .boxed()
+    }
+
+    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, _: TaskKind, since: Timestamp) -> Asked<'a, Vec<TaskEntry>> {
+        async move {
+            self.read(&format!("/nodes/{node}/tasks/{vmid}"), Some(node)).await?;
+            let now = self.clock.now();
+            let cluster = self.lock();
+            // The real client asks the node for its clock, and allows for the difference to its own and for 5 s.
+            let since = since - SignedDuration::from_millis(self.skew.load(Ordering::Relaxed)) - SignedDuration::from_secs(5);
+            let entry = |task: &super::Task| {
+                Some(TaskEntry {
+                    upid: task.upid.parse().ok()?,
+                    ended: (task.ends <= now).then(|| self.clock.wall(task.ends)),
+                    status: status(task, now),
+                })
+            };
+            let ours = cluster.tasks.iter().filter(|t| t.node == node && t.vmid == vmid);
+            Ok(ours.filter(|t| self.clock.wall(t.began) >= since).filter_map(entry).collect())
+        }
+        .boxed()
+    }
+
+    fn open<'a>(&'a self, node: Option<&'a str>) -> Asked<'a, Box<dyn PowerConnection>> {
+        async move {
+            let drawn = self.way(("open", node)).await;
+            match self.lock().trouble {
+                Some(Trouble::Unreachable) => {
+                    return Err(Error::NotDelivered {
+                        endpoint: "pve1:8006".into(),
+                        detail: "connection refused".into(),
+                    });
+                }
+                Some(Trouble::Slow) => {}
+                _ => {
+                    return Ok(Box::new(Opened {
+                        client: self.clone(),
+                        at: self.clock.now(),
+                    }) as Box<dyn PowerConnection>);
+                }
+            }
+            sleep(Duration::from_millis(drawn / 7 % 9_000)).await;
+            Ok(Box::new(Opened {
+                client: self.clone(),
+                at: self.clock.now(),
+            }) as Box<dyn PowerConnection>)
+        }
+        .boxed()
+    }
+}
+
+struct Opened {
+    client: SimulatedProxmox,
+    at: Time,
+}
+
+impl PowerConnection for Opened {
+    fn post_reset<'a>(self: Box<Self>, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+        async move { self.client.post(self.at, node, vmid).await }.boxed()
+    }
+}
+
+fn status(task: &super::Task, now: Time) -> TaskStatus {
+    if task.ends <= now {
+        TaskStatus::Finished(TaskExit::parse(task.exit))
+    } else {
+        TaskStatus::Running
+    }
+}
+
+fn counters([net_out, disk_read, disk_write]: [u64; 3]) -> VmCounters {
+    VmCounters {
+        net_in: 0,
+        net_out,
+        disk_read,
+        disk_write,
+    }
+}

@@ -1,0 +1,130 @@
+//! A Proxmox VE cluster in memory and in virtual time: nodes, machines with a guest each, tasks. It behaves as `pve-sim` and the client in front of it do
+//! together, as far as the reconcilers can tell. [`client`] is what they hold of it.
+
+pub mod client;
+mod guest;
+mod power;
+
+pub use guest::{Guest, Machine, Power};
+pub use power::{Effect, Post};
+
+use crate::clock::Time;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The token that all tasks are started with.
+pub const TOKEN: &str = "svc@pve!defib";
+
+/// Statistics are written so often, and the list of all machines is as old.
+const STATISTICS: Duration = Duration::from_secs(10);
+
+/// The cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Nodes by name, and whether each is up.
+    pub nodes: BTreeMap<String, bool>,
+    /// Machines by VMID.
+    pub machines: BTreeMap<u32, Machine>,
+    /// Tasks, in the order in which they began.
+    pub tasks: Vec<Task>,
+    /// Every POST that was sent, whether it arrived or not.
+    pub posts: Vec<Post>,
+    /// What goes wrong with requests at present.
+    pub trouble: Option<Trouble>,
+    listed: Option<(Time, Vec<Listed>)>,
+    seed: u64,
+}
+
+/// What goes wrong with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Trouble {
+    /// Nothing can be connected to.
+    Unreachable,
+    /// Answers to reads take so long that some are given up.
+    Slow,
+    /// Reads are answered by 500.
+    Broken,
+    /// A POST is carried out and its answer lost.
+    LostAnswer,
+    /// A POST is lost on its way, and nobody can tell.
+    LostRequest,
+    /// A POST is answered by 596 and carried out some 20 s later.
+    LateDelivery,
+    /// A POST is answered by 595: not delivered.
+    NotDelivered,
+    /// A POST is answered by 500, and a worker was started all the same or not.
+    ServerError,
+    /// A worker dies: `unexpected status`, whether it reset the machine or not.
+    WorkerDies,
+    /// A reset ends well and does nothing.
+    NoEffect,
+}
+
+/// A row of the list of all machines.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Which machine.
+    pub vmid: u32,
+    /// As it was when statistics were written last.
+    pub status: String,
+    /// So were these: sent, read and written bytes.
+    pub counters: [u64; 3],
+}
+
+/// A worker of Proxmox.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its name.
+    pub upid: String,
+    /// Node on which it runs.
+    pub node: String,
+    /// Machine that it works on.
+    pub vmid: u32,
+    /// When it began.
+    pub began: Time,
+    /// When it ends.
+    pub ends: Time,
+    /// With these words.
+    pub exit: &'static str,
+}
+
+impl Cluster {
+    /// An empty cluster of two nodes.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            nodes: BTreeMap::from([("pve1".to_owned(), true), ("pve2".to_owned(), true)]),
+            machines: BTreeMap::new(),
+            tasks: Vec::new(),
+            posts: Vec::new(),
+            trouble: None,
+            listed: None,
+            seed,
+        }
+    }
+
+    /// Whether a node is up.
+    pub fn is_up(&self, node: &str) -> bool {
+        self.nodes.get(node).copied().unwrap_or_default()
+    }
+
+    /// The list of all machines; but for node and lock up to 10 s old.
+    pub fn list(&mut self, now: Time) -> Vec<Listed> {
+        if let Some((at, rows)) = &self.listed
+            && now.since(*at) < STATISTICS
+        {
+            return rows.clone();
+        }
+        let rows: Vec<Listed> = self
+            .machines
+            .values()
+            .map(|m| Listed {
+                vmid: m.vmid,
+                // The last state of a node that died stays for five minutes.
+                status: m.power.word().to_owned(),
+                counters: m.counters(now),
+            })
+            .collect();
+        self.listed = Some((now, rows.clone()));
+        rows
+    }
+}

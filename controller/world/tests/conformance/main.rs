@@ -1,0 +1,65 @@
+//! Random sequences of requests go to the API server in memory and to a real kube-apiserver with etcd, and must be answered alike.
+//!
+//! Compared are codes and reasons, the objects in the answers, the order of resourceVersions and uids (by rank: their values differ), pages of lists, and the
+//! events of watches from the beginning of the sequence. Not compared: what refusals say, `managedFields`, times.
+//!
+//! The seeds are fixed. `DEFIB_CONFORMANCE_SEQUENCES` has more of them played, `DEFIB_CONFORMANCE_SEED` a single one.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic as tests do")]
+
+mod bodies;
+mod compare;
+mod random;
+mod real;
+mod side;
+mod steps;
+
+use compare::{first_difference, ranked};
+use defib_world::api_server::ApiServer;
+use side::{Outcome, Side};
+use steps::{Step, sequence};
+
+/// Sequences that are played when nobody says otherwise.
+const SEQUENCES: u64 = 40;
+/// Requests of each.
+const LENGTH: usize = 50;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
+#[tokio::test]
+async fn the_server_in_memory_answers_as_a_real_one() {
+    let plane = real::plane();
+    let client = real::client(plane).await;
+    let seeds = match number("DEFIB_CONFORMANCE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("DEFIB_CONFORMANCE_SEQUENCES").unwrap_or(SEQUENCES),
+    };
+    let mut differing = Vec::new();
+    for seed in seeds {
+        let namespace = format!("seed-{seed}");
+        real::create_namespace(&client, &namespace).await;
+        let server = ApiServer::new(jiff::Timestamp::now);
+        let steps = sequence(seed, LENGTH);
+        let ours = play(Side::new(server.client("test"), &namespace), &steps).await;
+        let theirs = play(Side::new(client.clone(), &namespace), &steps).await;
+        if let Some(report) = first_difference(&steps, &ranked(ours), &ranked(theirs)) {
+            eprintln!("==== seed {seed}: {report}");
+            differing.push(seed);
+        }
+    }
+    assert!(differing.is_empty(), "answered differently with these seeds: {differing:?}");
+}
+
+/// All of a sequence on one server: an outcome for each step, then one for each watch.
+async fn play(mut side: Side, steps: &[Step]) -> Vec<Outcome> {
+    let versions = side.versions().await;
+    let mut outcomes = Vec::new();
+    for step in steps {
+        outcomes.push(side.run(step).await);
+    }
+    side.leave_sentinels().await;
+    outcomes.extend(side.watch_all(&versions).await);
+    outcomes
+}

@@ -1,0 +1,38 @@
+//! Some seeds, as many as a test may take time for. `cargo xtask simulate` lives through more.
+
+use defib_world::plan::Plan;
+use defib_world::simulate::{Verdict, replay, simulate};
+
+/// One of each theme.
+const SEEDS: std::ops::Range<u64> = 0..11;
+
+fn live(seed: u64) -> Verdict {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(simulate(Plan::new(seed), None))
+}
+
+#[test]
+fn what_must_hold_holds_in_each_of_some_worlds() {
+    let mut bad = Vec::new();
+    for seed in SEEDS {
+        for violation in live(seed).violations {
+            bad.push(format!("seed {seed}: {violation}\n  {}", replay(seed)));
+        }
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+#[test]
+fn a_seed_comes_out_the_same_each_time() {
+    for seed in [4, 10] {
+        let (one, two) = (live(seed), live(seed));
+        assert_eq!(one.violations, two.violations, "{}", replay(seed));
+        for (one, two) in one.transcript().lines().zip(two.transcript().lines()) {
+            assert_eq!(one, two, "{}", replay(seed));
+        }
+    }
+}
