@@ -136,15 +136,8 @@ impl Faults for Wind {
             let Some((_, _, before)) = world.weather().crash else {
                 return fault;
             };
-            world.die(
-                process,
-                &format!(
-                    "{} the write of {} {}",
-                    if before { "before" } else { "after" },
-                    call.resource,
-                    call.name
-                ),
-            );
+            let when = if before { "before" } else { "after" };
+            world.die(process, &format!("{when} the write of {} {name}", call.resource));
             fault.outcome = if before {
                 Outcome::LoseRequest(Loss::Silence)
             } else {
