@@ -30,6 +30,8 @@ enum Due {
 
 /// Lives through a plan. It must be called on a runtime of one thread whose time is paused.
 pub async fn live(plan: Plan, sabotage: Option<Sabotage>) -> Arc<World> {
+    // From here on the present is a tick of tokio's timers, which a runtime that has just been made is a few microseconds past.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     defib::jitter::seed(plan.seed);
     // The back-off of watches draws from it.
     fastrand::seed(plan.seed);

@@ -121,7 +121,9 @@ impl Faults for Wind {
             return Outcome::LoseRequest(Loss::Silence).into();
         }
         let now = world.clock.now();
-        let drawn = draw(world.seed, (process, call.verb, &call.resource, &call.name, now));
+        // The client names events by the real time.
+        let name = if call.resource == "events" { "" } else { &call.name };
+        let drawn = draw(world.seed, (process, call.verb, &call.resource, name, now));
         // Two processes never arrive in the same millisecond: which of them is first would be left to chance.
         let before = 2 + drawn % 4 * 2 + u64::from(now.0 % 2 != process as u64 % 2);
         let mut fault = Fault {
@@ -134,15 +136,8 @@ impl Faults for Wind {
             let Some((_, _, before)) = world.weather().crash else {
                 return fault;
             };
-            world.die(
-                process,
-                &format!(
-                    "{} the write of {} {}",
-                    if before { "before" } else { "after" },
-                    call.resource,
-                    call.name
-                ),
-            );
+            let when = if before { "before" } else { "after" };
+            world.die(process, &format!("{when} the write of {} {name}", call.resource));
             fault.outcome = if before {
                 Outcome::LoseRequest(Loss::Silence)
             } else {

@@ -3,8 +3,8 @@
 use defib_world::plan::Plan;
 use defib_world::simulate::{Verdict, replay, simulate};
 
-/// One of each theme.
-const SEEDS: std::ops::Range<u64> = 0..11;
+/// One of each theme but the quietest.
+const SEEDS: std::ops::Range<u64> = 1..11;
 
 fn live(seed: u64) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -28,7 +28,7 @@ fn what_must_hold_holds_in_each_of_some_worlds() {
 
 #[test]
 fn a_seed_comes_out_the_same_each_time() {
-    for seed in [4, 10] {
+    for seed in [15, 32] {
         let (one, two) = (live(seed), live(seed));
         assert_eq!(one.violations, two.violations, "{}", replay(seed));
         for (one, two) in one.transcript().lines().zip(two.transcript().lines()) {

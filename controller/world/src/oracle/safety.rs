@@ -127,7 +127,7 @@ pub fn budgets(e: &Evidence) -> Found {
             ));
         }
         let decided = s.entered.minus(Duration::from_secs(1));
-        let silent: Vec<usize> = (0..e.plan.vms.len()).filter(|vm| silent(e, *vm, decided)).collect();
+        let silent: Vec<usize> = (0..e.plan.vms.len()).filter(|vm| silent(e, *vm, decided, at)).collect();
         let of_policy = |vm: &&usize| e.plan.vms[**vm].policy == e.plan.vms[s.vm].policy;
         let population = e.plan.vms.iter().filter(|vm| vm.policy == e.plan.vms[s.vm].policy).count();
         let allowed = |population: usize, percent: u32| (population * percent as usize).div_ceil(100).max(1);
@@ -146,9 +146,9 @@ pub fn budgets(e: &Evidence) -> Found {
     found
 }
 
-/// Whether a machine was silent for certain, and counts as such.
-fn silent(e: &Evidence, vm: usize, at: Time) -> bool {
-    let Some(heard) = e.heard_before(vm, at).filter(|h| !h.goodbye) else {
+/// Whether a machine was silent for certain at a moment and stayed so until another, and counts as such.
+fn silent(e: &Evidence, vm: usize, at: Time, until: Time) -> bool {
+    let Some(heard) = e.heard_before(vm, until).filter(|h| !h.goodbye) else {
         return false;
     };
     let name = &e.plan.vms[vm].name;
