@@ -68,6 +68,9 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
     let page: Vec<_> = found.by_ref().take(limit.unwrap_or(usize::MAX)).collect();
     let remaining = found.count();
     let mut meta = json!({ "resourceVersion": version.to_string() });
+    if kind.is_custom() && !metadata_only {
+        meta["continue"] = json!("");
+    }
     if remaining > 0
         && let Some((last, _)) = page.last()
     {
@@ -81,7 +84,14 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
             meta["remainingItemCount"] = json!(remaining);
         }
     }
-    let items: Vec<Value> = page.into_iter().map(|(_, object)| shown(object, metadata_only)).collect();
+    let mut items: Vec<Value> = page.into_iter().map(|(_, object)| shown(object, metadata_only)).collect();
+    if !kind.is_custom() && !metadata_only {
+        // Of these kinds only the list says what it holds.
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.remove("apiVersion");
+            item.remove("kind");
+        }
+    }
     let (api_version, name) = if metadata_only {
         ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
     } else {

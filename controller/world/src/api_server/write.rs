@@ -80,7 +80,9 @@ impl Target<'_> {
         complete(self.kind, &mut object);
         self.validate(&object, &name, Vec::new())?;
         if versioned {
-            return Err(Refusal::version_on_create());
+            return Err(Refusal::without_reason(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         let key = self.key(&name);
         if store.get(&key).is_some() {
@@ -127,7 +129,7 @@ impl Target<'_> {
         }
         let mut merged = (*old).clone();
         merge(&mut merged, patch);
-        let mut object = meta::decode(self.kind, merged)?;
+        let mut object = meta::decode(self.kind, merged).map_err(|refusal| self.bad_patch(refusal))?;
         self.check_namespace(&mut object)?;
         if meta::text(&object, "name") != self.name {
             return Err(Refusal::bad_request("the name of the object does not match the name on the URL"));
@@ -225,6 +227,11 @@ impl Target<'_> {
         Ok(Written::Updated(store.put(key, new)))
     }
 
+    /// Of a patch whose result cannot be decoded, a real server says that the object is invalid.
+    fn bad_patch(&self, refusal: Box<Refusal>) -> Box<Refusal> {
+        Refusal::invalid(self.kind, self.name, &[Cause::invalid("patch", refusal.message)])
+    }
+
     fn uid_differs(&self, wanted: &str, found: &str) -> Box<Refusal> {
         let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
         Refusal::conflict(self.kind, self.name, &why)
@@ -244,6 +251,9 @@ impl Target<'_> {
     }
 
     fn validate(&self, object: &Value, name: &str, mut causes: Vec<Cause>) -> Result<()> {
+        if object["kind"] != *self.kind.kind {
+            causes.push(Cause::invalid("kind", format!("must be {}", self.kind.kind)));
+        }
         meta::check(object, &mut causes);
         if let Body::Custom(schema) = &self.kind.body {
             schema.check(object, "", &mut causes);

@@ -61,11 +61,8 @@ impl Side {
         };
         request = request.header(header::CONTENT_TYPE, content);
         if partial {
-            let list = if method == "GET" && !path.contains("/a") && !path.contains("/b") {
-                "List"
-            } else {
-                ""
-            };
+            let of_list = path.split('?').next().is_some_and(|path| path.ends_with('s'));
+            let list = if method == "GET" && of_list { "List" } else { "" };
             let accept = format!("application/json;as=PartialObjectMetadata{list};g=meta.k8s.io;v=v1");
             request = request.header(header::ACCEPT, accept);
         }
@@ -291,7 +288,7 @@ fn normalize(value: &mut Value) {
                         meta.insert(time.into(), json!("(time)"));
                     }
                 }
-                if meta.contains_key("continue") {
+                if meta.get("continue").is_some_and(|token| token != "") {
                     meta.insert("continue".into(), json!("(more)"));
                 }
                 if meta
