@@ -97,6 +97,12 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
     } else {
         (kind.api_version(), format!("{}List", kind.kind))
     };
+    // An empty list of metadata is a nil in Go.
+    let items = if items.is_empty() && metadata_only {
+        Value::Null
+    } else {
+        json!(items)
+    };
     Ok(json!({ "apiVersion": api_version, "kind": name, "metadata": meta, "items": items }))
 }
 

@@ -1,5 +1,6 @@
 //! Create, update, patch and delete, in the order in which a real API server looks at things.
 
+use super::built_in;
 use super::kinds::{Body, Kind};
 use super::meta;
 use super::patch::merge;
@@ -77,7 +78,7 @@ impl Target<'_> {
                 fields.remove("status");
             }
         }
-        complete(self.kind, &mut object);
+        built_in::complete(self.kind, &mut object);
         self.validate(&object, &name, Vec::new())?;
         if versioned {
             return Err(Refusal::without_reason(
@@ -159,7 +160,8 @@ impl Target<'_> {
         if self.kind.is_custom() && !same_but_meta_and_status(&new, old) {
             new["metadata"]["generation"] = json!(generation(old) + 1);
         }
-        complete(self.kind, &mut new);
+        built_in::complete(self.kind, &mut new);
+        built_in::check_update(self.kind, &new, old, &mut causes);
         self.validate(&new, self.name, causes)?;
         if self.dry_run {
             return Ok(Written::Updated(Arc::new(new)));
@@ -255,31 +257,14 @@ impl Target<'_> {
             causes.push(Cause::invalid("kind", format!("must be {}", self.kind.kind)));
         }
         meta::check(object, &mut causes);
-        if let Body::Custom(schema) = &self.kind.body {
-            schema.check(object, "", &mut causes);
+        match &self.kind.body {
+            Body::Custom(schema) => schema.check(object, "", &mut causes),
+            Body::BuiltIn(_) => built_in::check(self.kind, object, &mut causes),
         }
         if causes.is_empty() {
             Ok(())
         } else {
             Err(Refusal::invalid(self.kind, name, &causes))
-        }
-    }
-}
-
-/// What the server adds to an object of a kind of its own.
-fn complete(kind: &Kind, object: &mut Value) {
-    if kind.kind != "Secret" {
-        return;
-    }
-    if object["type"].is_null() {
-        object["type"] = json!("Opaque");
-    }
-    // For the convenience of writers: plain text, stored as data.
-    let plain = object.as_object_mut().and_then(|fields| fields.remove("stringData"));
-    if let Some(Value::Object(plain)) = plain {
-        for (key, value) in plain {
-            let bytes = value.as_str().unwrap_or_default().as_bytes();
-            object["data"][key] = json!(k8s_openapi::ByteString(bytes.to_vec()));
         }
     }
 }

@@ -301,6 +301,12 @@ fn normalize(value: &mut Value) {
             }
             if let Some(Value::Array(items)) = fields.get_mut("items") {
                 items.iter_mut().for_each(normalize);
+            }
+            let is_list = fields
+                .get("kind")
+                .and_then(Value::as_str)
+                .is_some_and(|kind| kind.ends_with("List"));
+            if is_list {
                 // The version of a list is that of the whole server, where others write too.
                 fields["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 // Which of several generated names comes first is chance.
