@@ -58,13 +58,7 @@ impl Target<'_> {
         let name = meta::text(&object, "name").to_owned();
         let versioned = !meta::text(&object, "resourceVersion").is_empty();
         if let Some(fields) = object["metadata"].as_object_mut() {
-            for field in [
-                "deletionTimestamp",
-                "deletionGracePeriodSeconds",
-                "generation",
-                "resourceVersion",
-                "uid",
-            ] {
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"] {
                 fields.remove(field);
             }
         }
@@ -80,7 +74,8 @@ impl Target<'_> {
         }
         built_in::complete(self.kind, &mut object);
         self.validate(&object, &name, Vec::new())?;
-        if versioned {
+        // It is the store that minds, which a dry run does not reach.
+        if versioned && !self.dry_run {
             return Err(Refusal::without_reason(
                 "resourceVersion should not be set on objects to be created",
             ));
@@ -109,6 +104,13 @@ impl Target<'_> {
         }
         let Some(old) = store.get(&self.key(self.name)).cloned() else {
             if self.kind.create_on_update && !self.status {
+                let wanted = meta::text(&object, "uid");
+                if !wanted.is_empty() {
+                    return Err(self.uid_differs(wanted, ""));
+                }
+                if let Some(fields) = object["metadata"].as_object_mut() {
+                    fields.remove("resourceVersion");
+                }
                 return self.create(store, object);
             }
             return Err(Refusal::not_found(self.kind, self.name));
@@ -139,7 +141,9 @@ impl Target<'_> {
     }
 
     fn update(&self, store: &mut Store, old: &Arc<Value>, mut new: Value) -> Result<Written> {
+        let asked = meta::text(&new, "resourceVersion");
         match version_of(&new) {
+            None if !asked.is_empty() => return Err(Refusal::without_reason("the resourceVersion is no number")),
             None if self.kind.unconditional_update => {}
             None => {
                 let cause = Cause::invalid("metadata.resourceVersion", "0: must be specified for an update");
@@ -210,11 +214,10 @@ impl Target<'_> {
                 "this server does not know propagationPolicy {policy}"
             )));
         }
-        if self.dry_run {
-            return Ok(Written::Deleted(old));
-        }
         if meta::finalizers(&old).is_empty() {
-            store.remove(&key);
+            if !self.dry_run {
+                store.remove(&key);
+            }
             return Ok(Written::Deleted(old));
         }
         if meta::is_deleting(&old) {
@@ -225,6 +228,9 @@ impl Target<'_> {
         new["metadata"]["deletionGracePeriodSeconds"] = json!(0);
         if generation(&old) > 0 {
             new["metadata"]["generation"] = json!(generation(&old) + 1);
+        }
+        if self.dry_run {
+            return Ok(Written::Updated(Arc::new(new)));
         }
         Ok(Written::Updated(store.put(key, new)))
     }

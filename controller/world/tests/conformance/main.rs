@@ -17,6 +17,7 @@ mod steps;
 use compare::{first_difference, ranked};
 use defib_world::api_server::ApiServer;
 use side::{Outcome, Side};
+use std::collections::BTreeMap;
 use steps::{Step, sequence};
 
 /// Sequences that are played when nobody says otherwise.
@@ -36,7 +37,7 @@ async fn the_server_in_memory_answers_as_a_real_one() {
         Some(seed) => seed..seed + 1,
         None => 0..number("DEFIB_CONFORMANCE_SEQUENCES").unwrap_or(SEQUENCES),
     };
-    let mut differing = Vec::new();
+    let (mut differing, mut codes) = (Vec::new(), BTreeMap::new());
     for seed in seeds {
         let namespace = format!("seed-{seed}");
         real::create_namespace(&client, &namespace).await;
@@ -44,11 +45,15 @@ async fn the_server_in_memory_answers_as_a_real_one() {
         let steps = sequence(seed, LENGTH);
         let ours = play(Side::new(server.client("test"), &namespace), &steps).await;
         let theirs = play(Side::new(client.clone(), &namespace), &steps).await;
+        for outcome in &theirs {
+            *codes.entry(outcome.code).or_insert(0) += 1;
+        }
         if let Some(report) = first_difference(&steps, &ranked(ours), &ranked(theirs)) {
             eprintln!("==== seed {seed}: {report}");
             differing.push(seed);
         }
     }
+    eprintln!("answers of the real server, by code: {codes:?}");
     assert!(differing.is_empty(), "answered differently with these seeds: {differing:?}");
 }
 
