@@ -59,14 +59,15 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
     }
     let limit = query.number("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let objects = store.at(place.kind, version);
-    let mut found = objects.iter().filter(|(key, object)| {
+    let mut rest = objects.iter().filter(|(key, _)| {
         key.in_namespace(&place.namespace)
             && from.as_ref().is_none_or(|from| key.path > from.after)
-            && selector.matches(object)
             && (place.name.is_empty() || key.path == place.name)
     });
-    let page: Vec<_> = found.by_ref().take(limit.unwrap_or(usize::MAX)).collect();
-    let remaining = found.count();
+    let matching = rest.by_ref().filter(|(_, object)| selector.matches(object));
+    let page: Vec<_> = matching.take(limit.unwrap_or(usize::MAX)).collect();
+    // Whether there is more is said without a look at whether it matches: the last page may be empty.
+    let remaining = rest.count();
     let mut meta = json!({ "resourceVersion": version.to_string() });
     if kind.is_custom() && !metadata_only {
         meta["continue"] = json!("");
