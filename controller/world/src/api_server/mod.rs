@@ -164,9 +164,7 @@ impl ApiServer {
     /// `namespace/name`. What owned something in its turn is found by the next call.
     pub fn collect_garbage(&self) -> Vec<(String, String)> {
         let collected = garbage::collect(&mut self.inner.store(), &self.inner.kinds, (self.inner.now)());
-        if !collected.is_empty() {
-            self.nudge();
-        }
+        self.nudge();
         collected
     }
 }

@@ -132,7 +132,7 @@ impl Target<'_> {
         }
         let mut merged = (*old).clone();
         merge(&mut merged, patch);
-        let mut object = meta::decode(self.kind, merged).map_err(|refusal| self.bad_patch(refusal))?;
+        let mut object = meta::decode(self.kind, merged).map_err(|refusal| self.bad_patch(&refusal))?;
         self.check_namespace(&mut object)?;
         if meta::text(&object, "name") != self.name {
             return Err(Refusal::bad_request("the name of the object does not match the name on the URL"));
@@ -236,8 +236,8 @@ impl Target<'_> {
     }
 
     /// Of a patch whose result cannot be decoded, a real server says that the object is invalid.
-    fn bad_patch(&self, refusal: Box<Refusal>) -> Box<Refusal> {
-        Refusal::invalid(self.kind, self.name, &[Cause::invalid("patch", refusal.message)])
+    fn bad_patch(&self, refusal: &Refusal) -> Box<Refusal> {
+        Refusal::invalid(self.kind, self.name, &[Cause::invalid("patch", refusal.message.as_str())])
     }
 
     fn uid_differs(&self, wanted: &str, found: &str) -> Box<Refusal> {

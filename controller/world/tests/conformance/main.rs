@@ -9,6 +9,7 @@
 
 mod bodies;
 mod compare;
+mod garbage;
 mod random;
 mod real;
 mod side;
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use steps::{Step, sequence};
 
 /// Sequences that are played when nobody says otherwise.
-const SEQUENCES: u64 = 40;
+const SEQUENCES: u64 = 30;
 /// Requests of each.
 const LENGTH: usize = 50;
 
