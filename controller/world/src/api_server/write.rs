@@ -56,7 +56,7 @@ impl Target<'_> {
             object["metadata"]["name"] = json!(format!("{prefix}{}", suffix(store.number())));
         }
         let name = meta::text(&object, "name").to_owned();
-        let versioned = !meta::text(&object, "resourceVersion").is_empty();
+        let versioned = version_of(&object).is_some_and(|version| version > 0);
         if let Some(fields) = object["metadata"].as_object_mut() {
             for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"] {
                 fields.remove(field);
