@@ -57,6 +57,20 @@ async fn the_server_in_memory_answers_as_a_real_one() {
     assert!(differing.is_empty(), "answered differently with these seeds: {differing:?}");
 }
 
+/// To the last uid and generated name.
+#[tokio::test]
+async fn the_same_requests_are_answered_the_same() {
+    for seed in 0..10 {
+        let steps = sequence(seed, LENGTH);
+        let server = || ApiServer::new(|| jiff::Timestamp::UNIX_EPOCH);
+        let first = play(Side::new(server().client("test"), "once"), &steps).await;
+        let again = play(Side::new(server().client("test"), "once"), &steps).await;
+        for (a, b) in first.iter().zip(&again) {
+            assert_eq!((a.code, &a.body), (b.code, &b.body), "seed {seed}: {}", a.what);
+        }
+    }
+}
+
 /// All of a sequence on one server: an outcome for each step, then one for each watch.
 async fn play(mut side: Side, steps: &[Step]) -> Vec<Outcome> {
     let versions = side.versions().await;
