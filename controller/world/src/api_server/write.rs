@@ -58,7 +58,8 @@ impl Target<'_> {
         let name = meta::text(&object, "name").to_owned();
         let versioned = version_of(&object).is_some_and(|version| version > 0);
         if let Some(fields) = object["metadata"].as_object_mut() {
-            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"] {
+            // A generation in a kind without generations is kept.
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "uid"] {
                 fields.remove(field);
             }
         }
