@@ -5,7 +5,7 @@ use k8s_openapi::api::{coordination::v1::Lease, core::v1, events::v1 as events};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// One kind.
 #[derive(Debug)]
@@ -118,6 +118,15 @@ impl Kind {
     /// As other errors name it: `ManagedVM.defib.dev`.
     pub(super) fn qualified(&self) -> String {
         dotted(&self.kind, &self.group)
+    }
+
+    /// How a `Status` says which object it is about.
+    pub(super) fn details(&self, name: &str) -> Value {
+        let mut details = json!({ "name": name, "kind": self.plural });
+        if !self.group.is_empty() {
+            details["group"] = json!(self.group);
+        }
+        details
     }
 
     pub(super) fn is_custom(&self) -> bool {

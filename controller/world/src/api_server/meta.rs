@@ -15,20 +15,19 @@ pub(super) fn decode(kind: &Kind, mut object: Value) -> Result<Value, Box<Refusa
     if !object.is_object() {
         return Err(Refusal::bad_request("the body is not a JSON object"));
     }
-    let (api_version, name) = (kind.api_version(), &kind.kind);
-    for (field, expected) in [("apiVersion", &api_version), ("kind", name)] {
-        match &object[field] {
-            Value::Null => {}
-            Value::String(found) if found == expected => {}
-            found => {
-                let message = format!("{kind} in version {api_version:?}: {field} is {found}", kind = kind.kind);
-                return Err(Refusal::bad_request(message));
-            }
+    check_type(kind, &object)?;
+    // Only a built-in kind goes without saying what it is.
+    if !kind.is_custom() {
+        set_type(&mut object, kind);
+    }
+    let meta = object["metadata"].take();
+    let mut meta = if meta.is_null() { Value::Object(Map::new()) } else { meta };
+    for map in ["labels", "annotations"] {
+        let values = meta.get_mut(map).and_then(Value::as_object_mut);
+        for value in values.into_iter().flat_map(Map::values_mut).filter(|value| value.is_null()) {
+            *value = Value::String(String::new());
         }
     }
-    set_type(&mut object, kind);
-    let meta = object["metadata"].take();
-    let meta = if meta.is_null() { Value::Object(Map::new()) } else { meta };
     let undecodable = |error: serde_json::Error| Refusal::bad_request(format!("{} cannot be decoded: {error}", kind.kind));
     let meta: ObjectMeta = serde_json::from_value(meta).map_err(undecodable)?;
     let mut meta = serde_json::to_value(ObjectMeta {
@@ -44,6 +43,22 @@ pub(super) fn decode(kind: &Kind, mut object: Value) -> Result<Value, Box<Refusa
         Body::BuiltIn(through) => object = through(object).map_err(undecodable)?,
     }
     Ok(object)
+}
+
+/// Refuses what is of another version, or does not say what it is. Of an object that says it is of another kind, a definition's kind finds that out later.
+fn check_type(kind: &Kind, object: &Value) -> Result<(), Box<Refusal>> {
+    let other = |field: &str, expected: &str| match &object[field] {
+        Value::Null => kind.is_custom(),
+        found => found != expected,
+    };
+    if other("apiVersion", &kind.api_version()) || object["kind"].is_null() && kind.is_custom() {
+        let message = format!("the object provided is not of {} in version {}", kind.kind, kind.api_version());
+        return Err(Refusal::bad_request(message));
+    }
+    if !kind.is_custom() && other("kind", &kind.kind) {
+        return Err(Refusal::bad_request(format!("the object provided is not of {}", kind.kind)));
+    }
+    Ok(())
 }
 
 fn drop_empty(meta: &mut Value) {

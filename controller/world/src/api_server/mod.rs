@@ -24,6 +24,7 @@
 //! - The collection of a kind cannot be deleted as a whole.
 
 mod audit;
+mod built_in;
 mod fault;
 mod garbage;
 mod history;

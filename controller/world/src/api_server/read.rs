@@ -60,15 +60,19 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
     }
     let limit = query.number("limit")?.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let objects = store.at(place.kind, version);
-    let mut found = objects.iter().filter(|(key, object)| {
+    let mut rest = objects.iter().filter(|(key, _)| {
         key.in_namespace(&place.namespace)
             && from.as_ref().is_none_or(|from| key.path > from.after)
-            && selector.matches(object)
             && (place.name.is_empty() || key.path == place.name)
     });
-    let page: Vec<_> = found.by_ref().take(limit.unwrap_or(usize::MAX)).collect();
-    let remaining = found.count();
+    let matching = rest.by_ref().filter(|(_, object)| selector.matches(object));
+    let page: Vec<_> = matching.take(limit.unwrap_or(usize::MAX)).collect();
+    // Whether there is more is said without a look at whether it matches: the last page may be empty.
+    let remaining = rest.count();
     let mut meta = json!({ "resourceVersion": version.to_string() });
+    if kind.is_custom() && !metadata_only {
+        meta["continue"] = json!("");
+    }
     if remaining > 0
         && let Some((last, _)) = page.last()
     {
@@ -82,14 +86,27 @@ pub(super) fn list(store: &Store, kind: &Kind, place: &Place, query: &Query, met
             meta["remainingItemCount"] = json!(remaining);
         }
     }
-    let items: Vec<Value> = page
+    let mut items: Vec<Value> = page
         .into_iter()
         .map(|(_, object)| shown(object, metadata_only).into_owned())
         .collect();
+    if !kind.is_custom() && !metadata_only {
+        // Of these kinds only the list says what it holds.
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.remove("apiVersion");
+            item.remove("kind");
+        }
+    }
     let (api_version, name) = if metadata_only {
         ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
     } else {
         (kind.api_version(), format!("{}List", kind.kind))
+    };
+    // An empty list of metadata is a nil in Go.
+    let items = if items.is_empty() && metadata_only {
+        Value::Null
+    } else {
+        json!(items)
     };
     Ok(json!({ "apiVersion": api_version, "kind": name, "metadata": meta, "items": items }))
 }

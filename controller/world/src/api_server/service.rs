@@ -214,15 +214,14 @@ fn carry_out(
             Ok(match written {
                 Written::Created(object) => json_answer(StatusCode::CREATED, &read::shown(&object, metadata_only)),
                 Written::Updated(object) => json_answer(StatusCode::OK, &read::shown(&object, metadata_only)),
-                Written::Deleted(object) => json_answer(
-                    StatusCode::OK,
-                    &json!({
-                        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                        "details": {
-                            "name": place.name, "group": kind.group, "kind": kind.plural, "uid": object["metadata"]["uid"],
-                        },
-                    }),
-                ),
+                Written::Deleted(object) => {
+                    let mut details = kind.details(&place.name);
+                    details["uid"] = object["metadata"]["uid"].clone();
+                    let success = json!({
+                        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+                    });
+                    json_answer(StatusCode::OK, &success)
+                }
             })
         }
     }

@@ -27,7 +27,7 @@ impl Refusal {
     }
 
     fn about(mut self: Box<Self>, kind: &Kind, name: &str) -> Box<Self> {
-        self.details = json!({ "name": name, "group": kind.group, "kind": kind.plural });
+        self.details = kind.details(name);
         self
     }
 
@@ -106,9 +106,8 @@ impl Refusal {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
-    /// A real server has no reason for this one either.
-    pub(super) fn version_on_create() -> Box<Self> {
-        let message = "resourceVersion should not be set on objects to be created";
+    /// A real server has no reason for these either.
+    pub(super) fn without_reason(message: &str) -> Box<Self> {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "", message)
     }
 

@@ -75,7 +75,10 @@ impl Watch {
             let why = "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
             return Err(Refusal::invalid_options(why));
         }
-        let asked = query.number("resourceVersion")?.filter(|version| *version > 0);
+        let version = query.number("resourceVersion");
+        let asked = version
+            .map_err(|refusal| Refusal::without_reason(&refusal.message))?
+            .filter(|version| *version > 0);
         let seconds = query.number("timeoutSeconds")?.filter(|n| *n > 0).unwrap_or(DEFAULT_TIMEOUT);
         let now = Instant::now();
         let mut watch = Self {

@@ -1,5 +1,6 @@
 //! Create, update, patch and delete, in the order in which a real API server looks at things.
 
+use super::built_in;
 use super::kinds::{Body, Kind};
 use super::meta;
 use super::patch::merge;
@@ -55,15 +56,10 @@ impl Target<'_> {
             object["metadata"]["name"] = json!(format!("{prefix}{}", suffix(store.number())));
         }
         let name = meta::text(&object, "name").to_owned();
-        let versioned = !meta::text(&object, "resourceVersion").is_empty();
+        let versioned = version_of(&object).is_some_and(|version| version > 0);
         if let Some(fields) = object["metadata"].as_object_mut() {
-            for field in [
-                "deletionTimestamp",
-                "deletionGracePeriodSeconds",
-                "generation",
-                "resourceVersion",
-                "uid",
-            ] {
+            // A generation in a kind without generations is kept.
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "uid"] {
                 fields.remove(field);
             }
         }
@@ -77,10 +73,13 @@ impl Target<'_> {
                 fields.remove("status");
             }
         }
-        complete(self.kind, &mut object);
+        built_in::complete(self.kind, &mut object);
         self.validate(&object, &name, Vec::new())?;
-        if versioned {
-            return Err(Refusal::version_on_create());
+        // It is the store that minds, which a dry run does not reach.
+        if versioned && !self.dry_run {
+            return Err(Refusal::without_reason(
+                "resourceVersion should not be set on objects to be created",
+            ));
         }
         let key = self.key(&name);
         if store.get(&key).is_some() {
@@ -106,6 +105,13 @@ impl Target<'_> {
         }
         let Some(old) = store.get(&self.key(self.name)).cloned() else {
             if self.kind.create_on_update && !self.status {
+                let wanted = meta::text(&object, "uid");
+                if !wanted.is_empty() {
+                    return Err(self.uid_differs(wanted, ""));
+                }
+                if let Some(fields) = object["metadata"].as_object_mut() {
+                    fields.remove("resourceVersion");
+                }
                 return self.create(store, object);
             }
             return Err(Refusal::not_found(self.kind, self.name));
@@ -127,7 +133,7 @@ impl Target<'_> {
         }
         let mut merged = (*old).clone();
         merge(&mut merged, patch);
-        let mut object = meta::decode(self.kind, merged)?;
+        let mut object = meta::decode(self.kind, merged).map_err(|refusal| self.bad_patch(&refusal))?;
         self.check_namespace(&mut object)?;
         if meta::text(&object, "name") != self.name {
             return Err(Refusal::bad_request("the name of the object does not match the name on the URL"));
@@ -136,7 +142,9 @@ impl Target<'_> {
     }
 
     fn update(&self, store: &mut Store, old: &Arc<Value>, mut new: Value) -> Result<Written> {
+        let asked = meta::text(&new, "resourceVersion");
         match version_of(&new) {
+            None if !asked.is_empty() => return Err(Refusal::without_reason("the resourceVersion is no number")),
             None if self.kind.unconditional_update => {}
             None => {
                 let cause = Cause::invalid("metadata.resourceVersion", "0: must be specified for an update");
@@ -157,7 +165,8 @@ impl Target<'_> {
         if self.kind.is_custom() && !same_but_meta_and_status(&new, old) {
             new["metadata"]["generation"] = json!(generation(old) + 1);
         }
-        complete(self.kind, &mut new);
+        built_in::complete(self.kind, &mut new);
+        built_in::check_update(self.kind, &new, old, &mut causes);
         self.validate(&new, self.name, causes)?;
         if self.dry_run {
             return Ok(Written::Updated(Arc::new(new)));
@@ -206,11 +215,10 @@ impl Target<'_> {
                 "this server does not know propagationPolicy {policy}"
             )));
         }
-        if self.dry_run {
-            return Ok(Written::Deleted(old));
-        }
         if meta::finalizers(&old).is_empty() {
-            store.remove(&key);
+            if !self.dry_run {
+                store.remove(&key);
+            }
             return Ok(Written::Deleted(old));
         }
         if meta::is_deleting(&old) {
@@ -222,7 +230,15 @@ impl Target<'_> {
         if generation(&old) > 0 {
             new["metadata"]["generation"] = json!(generation(&old) + 1);
         }
+        if self.dry_run {
+            return Ok(Written::Updated(Arc::new(new)));
+        }
         Ok(Written::Updated(store.put(key, new)))
+    }
+
+    /// Of a patch whose result cannot be decoded, a real server says that the object is invalid.
+    fn bad_patch(&self, refusal: &Refusal) -> Box<Refusal> {
+        Refusal::invalid(self.kind, self.name, &[Cause::invalid("patch", refusal.message.as_str())])
     }
 
     fn uid_differs(&self, wanted: &str, found: &str) -> Box<Refusal> {
@@ -244,32 +260,18 @@ impl Target<'_> {
     }
 
     fn validate(&self, object: &Value, name: &str, mut causes: Vec<Cause>) -> Result<()> {
+        if object["kind"] != *self.kind.kind {
+            causes.push(Cause::invalid("kind", format!("must be {}", self.kind.kind)));
+        }
         meta::check(object, &mut causes);
-        if let Body::Custom(schema) = &self.kind.body {
-            schema.check(object, "", &mut causes);
+        match &self.kind.body {
+            Body::Custom(schema) => schema.check(object, "", &mut causes),
+            Body::BuiltIn(_) => built_in::check(self.kind, object, &mut causes),
         }
         if causes.is_empty() {
             Ok(())
         } else {
             Err(Refusal::invalid(self.kind, name, &causes))
-        }
-    }
-}
-
-/// What the server adds to an object of a kind of its own.
-fn complete(kind: &Kind, object: &mut Value) {
-    if kind.kind != "Secret" {
-        return;
-    }
-    if object["type"].is_null() {
-        object["type"] = json!("Opaque");
-    }
-    // For the convenience of writers: plain text, stored as data.
-    let plain = object.as_object_mut().and_then(|fields| fields.remove("stringData"));
-    if let Some(Value::Object(plain)) = plain {
-        for (key, value) in plain {
-            let bytes = value.as_str().unwrap_or_default().as_bytes();
-            object["data"][key] = json!(k8s_openapi::ByteString(bytes.to_vec()));
         }
     }
 }

@@ -302,3 +302,38 @@ async fn collapsed_events_show_the_last_state_only() {
         .collect();
     assert_eq!(seen, ["modified pve3", "modified pve3", "deleted web-2"]);
 }
+
+/// Every watch is answered 410, or cut, whenever it begins.
+struct NoWatch(Outcome, Flow);
+
+impl Faults for NoWatch {
+    fn request(&self, call: &Call) -> Fault {
+        if call.verb == Verb::Watch {
+            self.0.clone().into()
+        } else {
+            Fault::default()
+        }
+    }
+
+    fn watch(&self, _: &Call) -> Flow {
+        self.1
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_can_be_refused_with_410() {
+    let server = server();
+    server.set_faults(Arc::new(NoWatch(Outcome::Fail(410), Flow::Open)));
+    let vms = vms(&server, "reflector");
+    let refused = vms.watch(&kube::api::WatchParams::default(), "1").await.map(|_| ());
+    assert_eq!(refusal(refused), (410, "Expired".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_are_always_cut_do_not_stop_the_clock() {
+    let server = server();
+    server.set_faults(Arc::new(NoWatch(Outcome::Proceed, Flow::Cut)));
+    let _store = reflect(&server, watcher::Config::default());
+    sleep(Duration::from_secs(1)).await;
+    assert!(watches(&server) > 100);
+}

@@ -61,11 +61,8 @@ impl Side {
         };
         request = request.header(header::CONTENT_TYPE, content);
         if partial {
-            let list = if method == "GET" && !path.contains("/a") && !path.contains("/b") {
-                "List"
-            } else {
-                ""
-            };
+            let of_list = path.split('?').next().is_some_and(|path| path.ends_with('s'));
+            let list = if method == "GET" && of_list { "List" } else { "" };
             let accept = format!("application/json;as=PartialObjectMetadata{list};g=meta.k8s.io;v=v1");
             request = request.header(header::ACCEPT, accept);
         }
@@ -82,7 +79,7 @@ impl Side {
         } else {
             self.path(step.kind, &step.name, step.status)
         };
-        path += &format!("?{}", step.query);
+        path += &format!("?{}", step.query.replace("$namespace", &self.namespace));
         let body = match &step.body {
             Body::None => Vec::new(),
             Body::Json(body) => self.filled(step, body).to_string().into_bytes(),
@@ -206,7 +203,6 @@ impl Side {
                 format!("resourceVersion={version}&labelSelector=env%3Dprod"),
                 format!("resourceVersion={version}&fieldSelector=metadata.name!%3Da"),
                 "sendInitialEvents=true&resourceVersionMatch=NotOlderThan".to_owned(),
-                "resourceVersion=0".to_owned(),
             ];
             if kind == Kind::ManagedVm {
                 queries.push(format!("resourceVersion={version}&fieldSelector=status.currentReset.name!%3D"));
@@ -239,14 +235,14 @@ impl Side {
         }
         let mut events = Vec::new();
         let mut body = response.into_body().into_data_stream();
-        let mut text = String::new();
+        let mut received = Vec::new();
         let initial = query.contains("sendInitialEvents");
         let until_the_end = async {
             while let Some(bytes) = body.next().await {
-                text += std::str::from_utf8(&bytes.unwrap()).unwrap();
-                while let Some((line, rest)) = text.split_once('\n') {
-                    let event: Value = serde_json::from_str(line).unwrap();
-                    text = rest.to_owned();
+                received.extend_from_slice(&bytes.unwrap());
+                while let Some(end) = received.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = received.drain(..=end).collect();
+                    let event: Value = serde_json::from_slice(&line).unwrap();
                     let meta = &event["object"]["metadata"];
                     let ends_list = meta["annotations"]["k8s.io/initial-events-end"] == "true";
                     let is_bookmark = event["type"] == "BOOKMARK";
@@ -291,7 +287,7 @@ fn normalize(value: &mut Value) {
                         meta.insert(time.into(), json!("(time)"));
                     }
                 }
-                if meta.contains_key("continue") {
+                if meta.get("continue").is_some_and(|token| token != "") {
                     meta.insert("continue".into(), json!("(more)"));
                 }
                 if meta
@@ -304,6 +300,12 @@ fn normalize(value: &mut Value) {
             }
             if let Some(Value::Array(items)) = fields.get_mut("items") {
                 items.iter_mut().for_each(normalize);
+            }
+            let is_list = fields
+                .get("kind")
+                .and_then(Value::as_str)
+                .is_some_and(|kind| kind.ends_with("List"));
+            if is_list {
                 // The version of a list is that of the whole server, where others write too.
                 fields["metadata"].as_object_mut().unwrap().remove("resourceVersion");
                 // Which of several generated names comes first is chance.

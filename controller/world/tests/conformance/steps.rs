@@ -133,10 +133,14 @@ impl fmt::Display for Step {
 /// The sequence of a seed.
 pub fn sequence(seed: u64, length: usize) -> Vec<Step> {
     let mut random = Random::new(seed);
-    let mut steps = vec![Step {
-        body: Body::Json(Kind::Secret.object("keeper")),
-        ..plain("POST", Kind::Secret, "")
-    }];
+    let create = |kind: Kind, name| Step {
+        body: Body::Json(kind.object(name)),
+        ..plain("POST", kind, "")
+    };
+    let mut steps = vec![create(Kind::Secret, "keeper")];
+    // With something there from the beginning, fewer requests find nothing.
+    steps.extend(Kind::ALL.map(|kind| create(kind, "a")));
+    steps.push(create(Kind::ManagedVm, "b"));
     steps.extend((0..length).map(|_| step(&mut random)));
     steps
 }
@@ -283,11 +287,11 @@ fn list(kind: Kind, r: &mut Random) -> Step {
         "continue=nonsense",
         "limit=x",
         "resourceVersion=x",
-        "resourceVersion=0",
+        "fieldSelector=metadata.namespace%3D$namespace",
     ]);
     Step {
         query: query.into(),
-        everywhere: r.percent(10) && query.contains("env%3Dprod"),
+        everywhere: query.contains("$namespace"),
         ..plain("GET", kind, "")
     }
 }
