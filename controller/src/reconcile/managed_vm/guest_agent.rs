@@ -1,6 +1,6 @@
 //! Learns which QEMU guest agents answer while all is well: only the silence of one that used to answer proves a hang in a storm.
 
-use super::super::cache::Key;
+use super::super::cache::{Key, key_of};
 use super::super::context::{Context, vm_key};
 use super::observe::Facts;
 use defib_api::{GuestAgentCheck, GuestAgentState, ManagedVM};
@@ -25,7 +25,8 @@ pub async fn learn(ctx: &Context, cluster: &Key) {
         }
     }
     ctx.metrics.guest_agents_known(&cluster.0, &cluster.1, known);
-    unknown.sort_by_key(|(asked, _)| *asked);
+    // The cache has no order of its own.
+    unknown.sort_by_cached_key(|(asked, object)| (*asked, key_of(object.as_ref())));
     let mut asked = 0;
     for (_, object) in &unknown {
         let Ok(vm) = &object.0 else { continue };
