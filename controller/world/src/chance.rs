@@ -29,7 +29,7 @@ impl Dice {
     }
 
     /// The next number: splitmix64.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -39,7 +39,7 @@ impl Dice {
 
     /// From `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
+        low + self.roll() % (high - low + 1)
     }
 
     /// A time from `low` to `high` seconds, to the millisecond.
@@ -49,11 +49,11 @@ impl Dice {
 
     /// True in so many of a hundred cases.
     pub fn percent(&mut self, of_hundred: u64) -> bool {
-        percent(self.next(), of_hundred)
+        percent(self.roll(), of_hundred)
     }
 
     /// One of these.
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
-        of[(self.next() % of.len() as u64) as usize].clone()
+        of[(self.roll() % of.len() as u64) as usize].clone()
     }
 }

@@ -128,7 +128,7 @@ impl Line {
                 return self.pretend(&parts, &body).await;
             }
             Sabotage::PublisherOverreaches if of_vm && status["heartbeat"].is_object() => {
-                status["node"] = json!(if self.beats.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+                status["node"] = json!(if self.beats.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                     "here"
                 } else {
                     "there"

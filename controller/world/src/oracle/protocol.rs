@@ -71,7 +71,11 @@ fn strange(w: &Write) -> Option<String> {
         return Some(format!("a controller changes spec.{}", spec.join(", ")));
     }
     let mut metadata = changed(&before["metadata"], &after["metadata"]);
-    metadata.retain(|field| !matches!(field.as_str(), "resourceVersion" | "managedFields") && !(is_reset && field == "ownerReferences"));
+    metadata.retain(|field| match field.as_str() {
+        "resourceVersion" | "managedFields" => false,
+        "ownerReferences" => !is_reset,
+        _ => true,
+    });
     if !metadata.is_empty() {
         return Some(format!("a controller changes metadata.{}", metadata.join(", ")));
     }
