@@ -2,6 +2,8 @@
 //!
 //! An example and no program: tokio's virtual time is a feature of tests, which the programs of the workspace are not to be built with.
 
+#![allow(clippy::expect_used, reason = "a program for tests")]
+
 use clap::Parser;
 use defib_world::plan::Plan;
 use defib_world::simulate::{Verdict, replay, simulate};

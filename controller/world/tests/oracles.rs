@@ -1,5 +1,10 @@
 //! Each oracle fails on a protocol that is broken on purpose, and on the real one none does.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is tests; clippy looks for the attribute on each function"
+)]
+
 use defib_world::clock::Time;
 use defib_world::plan::{Event, Plan, Theme};
 use defib_world::sabotage::Sabotage;

@@ -1,5 +1,10 @@
 //! Some seeds, as many as a test may take time for. `cargo xtask simulate` lives through more.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is tests; clippy looks for the attribute on each function"
+)]
+
 use defib_world::plan::Plan;
 use defib_world::simulate::{Verdict, replay, simulate};
 
