@@ -111,6 +111,8 @@ pub struct VmMemory {
     pub io: Option<GuestIo>,
     /// What its QEMU guest agent did when it was asked last, and when that was.
     pub guest_agent: Option<(GuestAgentState, Mono)>,
+    /// When it was asked while the VM was well.
+    pub guest_agent_learnt: Option<Mono>,
     /// It has answered before: its silence proves something.
     pub guest_agent_answered: bool,
     /// The ManagedVM as our own last write left it, until the watch has caught up.

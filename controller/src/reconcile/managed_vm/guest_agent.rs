@@ -17,7 +17,7 @@ pub async fn learn(ctx: &Context, cluster: &Key) {
         let Some(vm) = object.0.as_ref().ok().filter(|vm| is_of(vm, cluster)) else {
             continue;
         };
-        let (answered, asked) = ctx.remember(&vm_key(vm), |m| (m.guest_agent_answered, m.guest_agent.map(|(_, at)| at)));
+        let (answered, asked) = ctx.remember(&vm_key(vm), |m| (m.guest_agent_answered, m.guest_agent_learnt));
         if answered {
             known += 1;
         } else {
@@ -35,9 +35,8 @@ pub async fn learn(ctx: &Context, cluster: &Key) {
         if !running || facts.effective.guest_agent != GuestAgentCheck::Auto || !facts.is_heard_of(ctx) {
             continue;
         }
-        facts.ask_guest_agent(ctx).await;
+        let state = facts.learn_guest_agent(ctx).await;
         asked += 1;
-        let state = facts.guest_agent(ctx, ctx.clock.now().mono);
         let quick = matches!(state, Some(GuestAgentState::Answers | GuestAgentState::NotConfigured));
         if asked == A_ROUND || !quick {
             return;

@@ -137,15 +137,28 @@ impl Facts {
 
     /// Asks the QEMU guest agent, and remembers what it did. One that hangs takes 3 s.
     pub async fn ask_guest_agent(&self, ctx: &Context) {
+        if let Some(state) = self.what_guest_agent_does(ctx).await {
+            let now = ctx.clock.now().mono;
+            ctx.remember(&self.key, |m| m.guest_agent = Some((state, now)));
+        }
+    }
+
+    /// Asks the QEMU guest agent of a VM that is well. What it does now says nothing of a silence that may follow, but that it answers.
+    pub async fn learn_guest_agent(&self, ctx: &Context) -> Option<GuestAgentState> {
+        let state = self.what_guest_agent_does(ctx).await;
+        let now = ctx.clock.now().mono;
+        ctx.remember(&self.key, |m| m.guest_agent_learnt = Some(now));
+        state
+    }
+
+    async fn what_guest_agent_does(&self, ctx: &Context) -> Option<GuestAgentState> {
         let looked = self
             .closer
             .as_ref()
             .and_then(|c| c.look.as_ref().ok())
             .map(|look| look.node.as_str());
-        let (Some(node), Some(client)) = (looked.or(self.row().map(|(node, _)| node)), self.client()) else {
-            return;
-        };
-        let state = match client.guest_agent(node, self.vm.spec.proxmox.vmid).await {
+        let node = looked.or(self.row().map(|(node, _)| node))?;
+        let state = match self.client()?.guest_agent(node, self.vm.spec.proxmox.vmid).await {
             Ok(GuestAgent::Answers) => GuestAgentState::Answers,
             Ok(GuestAgent::Silent) => GuestAgentState::Silent,
             Ok(GuestAgent::NotConfigured) => GuestAgentState::NotConfigured,
@@ -154,11 +167,8 @@ impl Facts {
                 GuestAgentState::Unknown
             }
         };
-        let now = ctx.clock.now().mono;
-        ctx.remember(&self.key, |m| {
-            m.guest_agent = Some((state, now));
-            m.guest_agent_answered |= state == GuestAgentState::Answers;
-        });
+        ctx.remember(&self.key, |m| m.guest_agent_answered |= state == GuestAgentState::Answers);
+        Some(state)
     }
 
     fn gather(
