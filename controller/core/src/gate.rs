@@ -417,10 +417,8 @@ pub fn storm(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
     Some(Blocked::new(
         "StormActive",
         format!(
-            "{} of {population} armed VMs of {width} fell silent within {} s of each other, from {} on: so many together have a shared cause, which a reset does not cure; only those are reset, one at a time, that move no data and whose QEMU guest agent answered before and is silent now",
-            burst.lost,
-            burst.timeout.as_secs(),
-            crate::time::to_seconds(burst.from)
+            "{}: so many together have a shared cause, which a reset does not cure; only those are reset, one at a time, that move no data and whose QEMU guest agent answered before and is silent now",
+            burst.told(population, width)
         ),
     ))
 }

@@ -32,9 +32,7 @@ impl Vital<'_> {
         let promised = self.heartbeat.promised_seconds.or(published).unwrap_or(0);
         self.effective.timeout.max(crate::time::seconds(promised.saturating_mul(MISSED)))
     }
-}
 
-impl Vital<'_> {
     /// Whether reports are missing already, long before the time-out. A living agent is late by a tenth of its period at most; two that are missing in a row
     /// make 2.2 periods. A time-out is at least four: so when the first VM of a shared outage is due, all others (heard at most 1.1 periods later) are late,
     /// and the budget sees the outage as a whole instead of its first victim.
@@ -60,9 +58,7 @@ impl Vital<'_> {
         let period = self.effective.report.max(crate::time::seconds(promised));
         period.saturating_mul(5) / 2
     }
-}
 
-impl Vital<'_> {
     /// When the VM was heard of last, by the wall clock.
     pub fn heard(&self, now: Now) -> Option<jiff::Timestamp> {
         let published = self.status.and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.last_received_time);

@@ -248,13 +248,7 @@ pub fn effective(vm: &ManagedVMSpec, found: Found<'_>) -> Effective {
         ),
         max_unhealthy,
         max_in_flight,
-        storm_cooldown: seconds(
-            policy
-                .budget
-                .as_ref()
-                .and_then(|b| b.storm_cooldown_seconds)
-                .unwrap_or(built_in::STORM_COOLDOWN_SECONDS),
-        ),
+        storm_cooldown: storm_cooldown(&policy),
         reset_history_limit: policy.reset_history_limit.unwrap_or(built_in::RESET_HISTORY_LIMIT),
         identity: vm.identity.unwrap_or(IdentityCheck::Verify),
         problem,
@@ -270,6 +264,11 @@ pub fn limits(spec: &HealthPolicySpec) -> Limits {
             .max_unhealthy
             .unwrap_or_else(|| IntOrPercent::Percent(built_in::MAX_UNHEALTHY.into())),
     }
+}
+
+fn storm_cooldown(spec: &HealthPolicySpec) -> Duration {
+    let declared = spec.budget.as_ref().and_then(|b| b.storm_cooldown_seconds);
+    seconds(declared.unwrap_or(built_in::STORM_COOLDOWN_SECONDS))
 }
 
 /// What is wrong with a HealthPolicy by itself: the settings of a VM that adds nothing to it.

@@ -1,6 +1,6 @@
 //! Storms: many VMs of one policy, ProxmoxCluster or Proxmox node that fall silent together have a shared cause, which no reset cures (rule 4).
 
-use crate::time::{Mono, Now, seconds};
+use crate::time::{Mono, Now, seconds, to_seconds};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -38,6 +38,16 @@ impl Burst {
     /// Whether more VMs may still fall due by the same cause.
     pub fn is_young(&self, now: Now) -> bool {
         now.age(self.to) < self.timeout.saturating_mul(YOUNG)
+    }
+
+    /// The burst in a sentence, of these armed VMs of this width.
+    pub fn told(&self, population: u32, width: &str) -> String {
+        format!(
+            "{} of {population} armed VMs of {width} fell silent within {} s of each other, from {} on",
+            self.lost,
+            self.timeout.as_secs(),
+            to_seconds(self.from)
+        )
     }
 
     /// Whether a VM that was heard last then is one of these. Found at two moments, a time on the wall clock may differ by a little.

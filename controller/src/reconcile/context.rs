@@ -111,7 +111,7 @@ pub struct VmMemory {
     pub io: Option<GuestIo>,
     /// What its QEMU guest agent did when it was asked last, and when that was.
     pub guest_agent: Option<(GuestAgentState, Mono)>,
-    /// When it was asked while the VM was well.
+    /// When it was its turn to be asked while all is well.
     pub guest_agent_learnt: Option<Mono>,
     /// It has answered before: its silence proves something.
     pub guest_agent_answered: bool,

@@ -71,7 +71,7 @@ pub fn start(ctx: &Arc<Context>, writers: Writers, stop: &CancellationToken) -> 
             proxmox_cluster::forget(&waker, &key_of(object));
         }
         if let Some(changed) = Changed::of(event) {
-            waker.wake_vms(|vm| changed.is(&(vm.namespace().unwrap_or_default(), vm.spec.proxmox.cluster_ref.name.clone())));
+            waker.wake_vms(|vm| changed.is(&managed_vm::cluster_of(vm)));
         }
     })
     .predicate_filter(generation, PredicateConfig::default());

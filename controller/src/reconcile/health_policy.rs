@@ -10,7 +10,6 @@ use defib_core::conditions::{Draft, Is, find, kind, merge};
 use defib_core::fleet::budget;
 use defib_core::policy::{PolicyProblem, limits, policy_problem, standing_pause};
 use defib_core::storm::Sky;
-use defib_core::time::to_seconds;
 use defib_core::window::Windows;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::controller::Action;
@@ -138,13 +137,7 @@ fn storm(sky: Option<&Sky>) -> Draft {
             kind::STORM_ACTIVE,
             Is::True,
             "Burst",
-            format!(
-                "{} of {} armed VMs of this policy fell silent within {} s of each other, from {} on: look for a shared cause",
-                burst.lost,
-                sky.population,
-                burst.timeout.as_secs(),
-                to_seconds(burst.from)
-            ),
+            format!("{}: look for a shared cause", burst.told(sky.population, "this policy")),
         ),
         None => Draft::new(
             kind::STORM_ACTIVE,

@@ -11,7 +11,7 @@ mod report;
 
 pub use fleet::counts;
 pub use guest_agent::learn as learn_guest_agents;
-pub use observe::policy_of;
+pub use observe::{cluster_of, policy_of};
 
 use super::cache::{Guarded, key_of};
 use super::context::Context;

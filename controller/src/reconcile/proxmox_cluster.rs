@@ -86,10 +86,7 @@ pub async fn reconcile(object: Arc<Guarded<ProxmoxCluster>>, ctx: Arc<Context>) 
         .write()
         .unwrap_or_else(PoisonError::into_inner)
         .insert(key.clone(), Arc::new(view));
-    ctx.wake_vms(|vm| {
-        let same_cluster = vm.namespace().as_deref() == Some(&key.0) && vm.spec.proxmox.cluster_ref.name == key.1;
-        same_cluster && (first_error || changed.contains(&vm.spec.proxmox.vmid))
-    });
+    ctx.wake_vms(|vm| managed_vm::cluster_of(vm) == key && (first_error || changed.contains(&vm.spec.proxmox.vmid)));
     let reached = error.is_none();
     write_status(&ctx, cluster, &key, error, nodes, slow).await?;
     if reached {

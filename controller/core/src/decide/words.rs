@@ -5,8 +5,7 @@ use crate::conditions::{Draft, Is, kind};
 use crate::gate::{self, Blocked, Closer};
 use crate::journal::Step;
 use crate::life::{Life, Unarmed, Vital, identity};
-use crate::time::{Now, seconds};
-use jiff::Timestamp;
+use crate::time::{Now, seconds, to_seconds};
 
 /// The six conditions.
 pub(super) fn conditions(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, blocked: Option<&Blocked>, now: Now) -> Vec<Draft> {
@@ -58,7 +57,7 @@ fn heartbeat_fresh(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) ->
                 .last_life
                 .map(|at| now.wall_of(at))
                 .or_else(|| vital.status.and_then(|s| s.heartbeat.as_ref()).and_then(|h| h.last_received_time));
-            let last = last.and_then(|t| Timestamp::from_second(t.as_second()).ok()).map(|t| t.to_string());
+            let last = last.map(|t| to_seconds(t).to_string());
             draft(
                 Is::False,
                 "Silent",

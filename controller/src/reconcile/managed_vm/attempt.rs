@@ -1,11 +1,10 @@
 //! Act: the protocol of a reset (rule 5), from the intent to the one POST. The order of these steps is the safety of Defib; each simpler order resets a healthy VM or one VM twice.
 
-use super::super::cache::key_of;
 use super::super::context::Context;
 use super::super::kube_api::call;
 use super::super::proxmox::PowerConnection;
 use super::super::{Error, again};
-use super::observe::{Facts, policy_of};
+use super::observe::{Facts, cluster_of, policy_of};
 use super::{books, progress, record, report};
 use defib_api::{CurrentReset, ManagedVM, Outcome, Trigger};
 use defib_core::decide::{Cause, Decision, Intent};
@@ -168,10 +167,8 @@ async fn live_intents(ctx: &Context, facts: &Facts) -> Result<[u32; 3], Error> {
     .await?;
     let mut counts = [0u32; 3];
     for vm in &intents.items {
-        let (namespace, _) = key_of(vm);
-        let cluster = (namespace, vm.spec.proxmox.cluster_ref.name.clone());
         counts[0] += u32::from(policy_of(vm) == policy_of(&facts.vm));
-        counts[1] += u32::from(cluster == facts.cluster_key());
+        counts[1] += u32::from(cluster_of(vm) == facts.cluster_key());
         counts[2] += 1;
     }
     Ok(counts)

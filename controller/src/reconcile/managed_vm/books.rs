@@ -22,7 +22,7 @@ const ROUNDS: u32 = 5;
 pub async fn patch(ctx: &Context, step: &'static str, vm: &ManagedVM, status: serde_json::Value) -> Result<ManagedVM, Error> {
     let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default());
     let body = json!({
-        "metadata": { "resourceVersion": vm.resource_version(), "uid": vm.uid() },
+        "metadata": { "resourceVersion": vm.resource_version() },
         "status": status,
     });
     let name = vm.name_any();

@@ -2,7 +2,7 @@
 
 use super::super::cache::Key;
 use super::super::context::{Context, FleetCounts, Width, vm_key};
-use super::observe::{found, policy_of};
+use super::observe::{cluster_of, found, policy_of};
 use defib_api::ManagedVM;
 use defib_core::fleet::{Standing, lost, standing};
 use defib_core::life::Vital;
@@ -42,9 +42,8 @@ fn count(ctx: &Context, before: Option<&HashMap<Width, Sky>>, now: Now) -> Fleet
         let Ok(vm) = &object.0 else { continue };
         let Stands { standing, lost, policy } = stands(ctx, vm, &mut open, now);
         let in_flight = vm.status.as_ref().is_some_and(|s| s.current_reset.is_some());
-        let namespace = vm.namespace().unwrap_or_default();
-        let policy = (namespace.clone(), policy);
-        let cluster = (namespace, vm.spec.proxmox.cluster_ref.name.clone());
+        let policy = (vm.namespace().unwrap_or_default(), policy);
+        let cluster = cluster_of(vm);
         if standing != Standing::Apart {
             for width in widths_of(&policy, &cluster, node_of(vm)) {
                 let (population, all_lost) = widths.entry(width).or_default();
@@ -88,9 +87,8 @@ fn node_of(vm: &ManagedVM) -> Option<&str> {
 
 /// What the storms around a VM mean for it.
 pub fn weather_of(ctx: &Context, vm: &ManagedVM, effective: &Effective, heard: Option<Timestamp>, now: Now) -> Weather {
-    let namespace = vm.namespace().unwrap_or_default();
-    let policy = (namespace.clone(), effective.policy.clone());
-    let cluster = (namespace, vm.spec.proxmox.cluster_ref.name.clone());
+    let policy = (vm.namespace().unwrap_or_default(), effective.policy.clone());
+    let cluster = cluster_of(vm);
     let counts = counts(ctx);
     let calm = Sky::default();
     let [policy, cluster, node, all] = widths_of(&policy, &cluster, node_of(vm)).map(|width| counts.skies.get(&width).unwrap_or(&calm));

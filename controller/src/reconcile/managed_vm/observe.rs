@@ -8,8 +8,8 @@ use super::super::proxmox_cluster::counters;
 use super::super::{Error, vm_reset};
 use super::{fleet, record};
 use crate::heartbeat::VmKey;
-use defib_api::{GuestAgentState, HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
-use defib_core::corroboration::{ANSWER_COUNTS, Counters, GuestIo};
+use defib_api::{HealthPolicy, ManagedVM, ProxmoxCluster, VMReset};
+use defib_core::corroboration::{Counters, GuestIo};
 use defib_core::decide::{Inventory, Observed};
 use defib_core::fleet::{Fleet, budget};
 use defib_core::gate::{Closer, Look, LookFailed, holds};
@@ -19,7 +19,7 @@ use defib_core::policy::{Effective, Found, effective};
 use defib_core::storm::Weather;
 use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
-use defib_proxmox::{ClusterHaStatus, GuestAgent, Node, VmConfig, VmStatus};
+use defib_proxmox::{ClusterHaStatus, Node, VmConfig, VmStatus};
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
 use std::sync::Arc;
@@ -129,48 +129,6 @@ impl Facts {
         })
     }
 
-    /// What the QEMU guest agent did when it was asked, where that was a moment ago.
-    pub fn guest_agent(&self, ctx: &Context, now: Mono) -> Option<GuestAgentState> {
-        let (state, at) = ctx.remember(&self.key, |m| m.guest_agent)?;
-        (now.since(at) < ANSWER_COUNTS).then_some(state)
-    }
-
-    /// Asks the QEMU guest agent, and remembers what it did. One that hangs takes 3 s.
-    pub async fn ask_guest_agent(&self, ctx: &Context) {
-        if let Some(state) = self.what_guest_agent_does(ctx).await {
-            let now = ctx.clock.now().mono;
-            ctx.remember(&self.key, |m| m.guest_agent = Some((state, now)));
-        }
-    }
-
-    /// Asks the QEMU guest agent of a VM that is well. What it does now says nothing of a silence that may follow, but that it answers.
-    pub async fn learn_guest_agent(&self, ctx: &Context) -> Option<GuestAgentState> {
-        let state = self.what_guest_agent_does(ctx).await;
-        let now = ctx.clock.now().mono;
-        ctx.remember(&self.key, |m| m.guest_agent_learnt = Some(now));
-        state
-    }
-
-    async fn what_guest_agent_does(&self, ctx: &Context) -> Option<GuestAgentState> {
-        let looked = self
-            .closer
-            .as_ref()
-            .and_then(|c| c.look.as_ref().ok())
-            .map(|look| look.node.as_str());
-        let node = looked.or(self.row().map(|(node, _)| node))?;
-        let state = match self.client()?.guest_agent(node, self.vm.spec.proxmox.vmid).await {
-            Ok(GuestAgent::Answers) => GuestAgentState::Answers,
-            Ok(GuestAgent::Silent) => GuestAgentState::Silent,
-            Ok(GuestAgent::NotConfigured) => GuestAgentState::NotConfigured,
-            Err(error) => {
-                tracing::info!(vm = %self.key, %error, "the QEMU guest agent cannot be asked");
-                GuestAgentState::Unknown
-            }
-        };
-        ctx.remember(&self.key, |m| m.guest_agent_answered |= state == GuestAgentState::Answers);
-        Some(state)
-    }
-
     fn gather(
         ctx: &Context,
         key: VmKey,
@@ -181,7 +139,7 @@ impl Facts {
     ) -> Self {
         let now = ctx.clock.now();
         let effective = effective(&vm.spec, found(&vm, policy.as_ref()));
-        let view = ctx.cluster_view(&(key.namespace().to_owned(), vm.spec.proxmox.cluster_ref.name.clone()));
+        let view = ctx.cluster_view(&cluster_of(&vm));
         let inventory = inventory(&vm, cluster.as_ref(), view.as_deref());
         let journal = vm.status.as_ref().and_then(|s| s.current_reset.clone());
         let would_reset_recorded = record::would_reset_is_recorded(ctx, &vm);
@@ -393,6 +351,12 @@ impl Facts {
         self.view.as_ref().and_then(|v| v.client.as_deref())
     }
 
+    /// Node on which the VM was seen last.
+    pub fn node(&self) -> Option<&str> {
+        let looked = self.closer.as_ref().and_then(|c| c.look.as_ref().ok());
+        looked.map(|look| look.node.as_str()).or(self.row().map(|(node, _)| node))
+    }
+
     /// Node and state by the last reading of Proxmox.
     pub fn row(&self) -> Option<(&str, &str)> {
         match &self.inventory {
@@ -408,7 +372,7 @@ impl Facts {
 
     /// Which VMs share this one's cluster.
     pub fn cluster_key(&self) -> Key {
-        (self.key.namespace().to_owned(), self.vm.spec.proxmox.cluster_ref.name.clone())
+        cluster_of(&self.vm)
     }
 
     /// The newest sign of life.
@@ -471,6 +435,11 @@ fn alive_as(ctx: &Context, vm: &ManagedVM, effective: &Effective, now: Now) -> O
 pub fn policy_of(vm: &ManagedVM) -> (String, String) {
     let name = vm.spec.policy_ref.as_ref().map_or(DEFAULT_POLICY, |r| r.name.as_str());
     (vm.namespace().unwrap_or_default(), name.to_owned())
+}
+
+/// Namespace and name of the ProxmoxCluster that the VM is in.
+pub fn cluster_of(vm: &ManagedVM) -> Key {
+    (vm.namespace().unwrap_or_default(), vm.spec.proxmox.cluster_ref.name.clone())
 }
 
 /// The policy as the decision core takes it.
