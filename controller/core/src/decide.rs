@@ -222,7 +222,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         held,
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
-        ask_ahead: ask_ahead(o, &vital, life, held, now),
+        ask_ahead: ask_ahead(o, &vital, life, now),
         check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), waits, now),
         manual_waits,
         next,
@@ -267,13 +267,15 @@ fn ahead(o: &Observed<'_>) -> Duration {
     ASK_AHEAD.min(o.effective.timeout / 4)
 }
 
-fn ask_ahead(o: &Observed<'_>, vital: &Vital<'_>, life: Life, held: bool, now: Now) -> bool {
+fn ask_ahead(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> bool {
     let (Life::Fresh { due, .. } | Life::Grace { due }) = life else {
         return false;
     };
-    let asked = o.effective.guest_agent == GuestAgentCheck::Auto && !held && gate::observer(o).is_none();
+    let asked = o.effective.guest_agent == GuestAgentCheck::Auto && gate::observer(o).is_none();
     let idle = o.vm.status.as_ref().is_none_or(|s| s.current_reset.is_none());
-    asked && idle && vital.late(now) && due.since(now.mono) <= ahead(o)
+    // A storm is no reason not to ask: then the answer matters most.
+    let held = || gate::configuration(o, Trigger::Automatic, now).is_some();
+    asked && idle && vital.late(now) && due.since(now.mono) <= ahead(o) && !held()
 }
 
 fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&VMReset>, over: Option<&Threshold>, now: Now) -> Next {

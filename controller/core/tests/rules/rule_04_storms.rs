@@ -87,6 +87,20 @@ fn in_a_storm_only_a_proof_of_a_hang_lets_a_reset_pass() {
 }
 
 #[test]
+fn the_guest_agent_is_asked_ahead_in_a_storm_too() {
+    let late = healthy().silent_for(50);
+    assert!(late.decide().ask_ahead);
+    assert!(late.clone().with(|s| s.weather = storm()).decide().ask_ahead);
+    assert!(
+        !late
+            .reset_policy(|p| p.mode = None)
+            .with(|s| s.weather = storm())
+            .decide()
+            .ask_ahead
+    );
+}
+
+#[test]
 fn the_cool_down_holds_until_its_end_and_says_when_that_is() {
     check(vec![
         ("a second is left", cooling(1), "StormCooldown"),

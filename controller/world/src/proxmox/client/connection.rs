@@ -1,0 +1,155 @@
+//! A connection for one power action, and what becomes of the request on it.
+
+use super::SimulatedProxmox;
+use crate::chance::{draw, percent};
+use crate::clock::Time;
+use crate::proxmox::power::{Effect, Post};
+use crate::proxmox::{Cluster, Trouble};
+use crate::sabotage::Sabotage;
+use defib::reconcile::proxmox::{Asked, PowerConnection};
+use defib_proxmox::{Error, Upid, Vmid};
+use futures::FutureExt;
+use futures::future::pending;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// A connection that is older is not sent on, as the real client has it.
+const STALE: Duration = Duration::from_secs(4);
+/// Proxmox closes a connection that was idle for so long.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// A connection that is open.
+pub(super) struct Opened {
+    pub(super) client: SimulatedProxmox,
+    pub(super) at: Time,
+}
+
+impl PowerConnection for Opened {
+    fn post_reset<'a>(self: Box<Self>, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+        async move { self.client.post(self.at, node, vmid).await }.boxed()
+    }
+}
+
+impl SimulatedProxmox {
+    /// Boxed, as it calls itself where everything is sent twice.
+    fn post<'a>(&'a self, opened: Time, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+        async move {
+            let sent = self.clock.now();
+            let endpoint = || "pve1:8006".to_owned();
+            if !self.alive.load(Ordering::Relaxed) {
+                return pending().await;
+            }
+            if sent.since(opened) > STALE {
+                return Err(Error::Stale {
+                    endpoint: endpoint(),
+                    age: sent.since(opened),
+                });
+            }
+            let (post, trouble, up) = {
+                let mut cluster = self.lock();
+                cluster.posts.push(Post {
+                    sent,
+                    opened,
+                    process: self.process,
+                    node: node.to_owned(),
+                    vmid,
+                    uuid: None,
+                    power: None,
+                    uuid_since: Time::default(),
+                    effect: Effect::OnItsWay,
+                    ended: None,
+                    upid: None,
+                });
+                (cluster.posts.len() - 1, cluster.trouble, cluster.is_up(node))
+            };
+            let drawn = draw(self.seed, ("post", self.process, vmid, sent));
+            let arrives = sent.plus(Duration::from_millis(2 + drawn % 9));
+            let ambiguous = |detail: &str| Error::Ambiguous {
+                endpoint: endpoint(),
+                detail: detail.into(),
+            };
+            // What is on its way arrives, whatever becomes of who sent it.
+            let (cluster, clock) = (self.cluster.clone(), self.clock);
+            let arrival = move |after: Duration| {
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(clock.instant(arrives.plus(after))).await;
+                    let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
+                    cluster.reset(post, clock.now(), &clock)
+                })
+            };
+            let lost = |cluster: &Arc<Mutex<Cluster>>| {
+                cluster.lock().unwrap_or_else(PoisonError::into_inner).posts[post].effect = Effect::None;
+            };
+            if arrives.since(opened) > IDLE {
+                lost(&self.cluster);
+                return Err(ambiguous("connection closed before the answer"));
+            }
+            let answer = match trouble {
+                Some(Trouble::NotDelivered) => {
+                    lost(&self.cluster);
+                    sleep(Duration::from_secs(3)).await;
+                    Err(Error::NodeUnreachable {
+                        endpoint: endpoint(),
+                        node: Some(node.to_owned()),
+                        detail: "No route to host".into(),
+                    })
+                }
+                Some(Trouble::Unreachable | Trouble::LostRequest) => {
+                    lost(&self.cluster);
+                    sleep(Duration::from_millis(drawn / 3 % 40_000)).await;
+                    Err(ambiguous("no answer"))
+                }
+                _ if !up => {
+                    lost(&self.cluster);
+                    sleep(Duration::from_secs(30)).await;
+                    Err(ambiguous("596 Connection timed out"))
+                }
+                Some(Trouble::LostAnswer) => {
+                    arrival(Duration::ZERO);
+                    sleep(Duration::from_millis(drawn / 3 % 40_000)).await;
+                    Err(ambiguous("connection reset by peer"))
+                }
+                Some(Trouble::LateDelivery) => {
+                    arrival(Duration::from_millis(drawn / 5 % 30_000));
+                    sleep(Duration::from_millis(100)).await;
+                    Err(ambiguous("596 Broken pipe"))
+                }
+                Some(Trouble::ServerError) => {
+                    if percent(drawn / 3, 50) {
+                        arrival(Duration::ZERO);
+                    } else {
+                        lost(&self.cluster);
+                    }
+                    sleep(Duration::from_millis(50)).await;
+                    Err(Error::Other {
+                        status: 500,
+                        reason: "got no worker upid - start worker failed".into(),
+                    })
+                }
+                _ => {
+                    let upid = arrival(Duration::ZERO).await.map_err(|_| ambiguous("no answer"))?;
+                    sleep(Duration::from_millis(2 + drawn % 9)).await;
+                    upid.and_then(|upid| upid.parse().map_err(|_| ambiguous("no UPID")))
+                }
+            };
+            if self.sabotage == Some(Sabotage::PostsTwice) {
+                let again = Self {
+                    sabotage: None,
+                    ..self.clone()
+                };
+                let node = node.to_owned();
+                tokio::spawn(async move {
+                    sleep(Duration::from_secs(2)).await;
+                    let _ = again.post(again.clock.now(), &node, vmid).await;
+                });
+            }
+            if !self.alive.load(Ordering::Relaxed) {
+                return pending().await;
+            }
+            answer
+        }
+        .boxed()
+    }
+}
