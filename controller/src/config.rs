@@ -27,7 +27,8 @@ pub struct RunOptions {
     /// Namespace of Defib itself: of its Secret `defib-keys` and its Lease.
     #[arg(long, env = "DEFIB_NAMESPACE", default_value = "defib-system")]
     pub namespace: String,
-    /// Name of this process in lease and journal. It must stay the same over restarts and be used by no other process: the name of the StatefulSet's pod.
+    /// Name of this process in lease and journal. It must stay the same over restarts and be used by no other process that watches the same VMs; without this
+    /// option, --namespace and the name of the pod, which a StatefulSet keeps.
     #[arg(long, env = "DEFIB_IDENTITY")]
     pub identity: Option<String>,
     /// Kubernetes node on which this process runs: if that is itself a VM of Proxmox, it is never reset automatically.

@@ -185,12 +185,9 @@ fn identity(options: &RunOptions) -> String {
             .ok()
             .map(|h| h.trim().to_owned())
     };
-    options
-        .identity
-        .clone()
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .or_else(host)
-        .unwrap_or_else(|| "defib".into())
+    // With the namespace: pods of two installations may have one name, and would take each other's journals for their own.
+    let pod = || std::env::var("HOSTNAME").ok().or_else(host).unwrap_or_else(|| "defib".into());
+    options.identity.clone().unwrap_or_else(|| format!("{}/{}", options.namespace, pod()))
 }
 
 /// How long to wait before our own Node is asked for again.

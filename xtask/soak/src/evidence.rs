@@ -149,6 +149,8 @@ pub struct EndVm {
     pub vmid: u32,
     /// Reason of Ready.
     pub state: String,
+    /// Reason of ResetAllowed.
+    pub held: String,
     /// The reset that is still under way.
     pub current: Option<String>,
 }
@@ -287,6 +289,7 @@ pub fn end_vm(object: &Value) -> EndVm {
     EndVm {
         vmid: vmid.unwrap_or_default(),
         state: xtask::lab::condition(object, "Ready").0,
+        held: xtask::lab::condition(object, "ResetAllowed").0,
         current: object["status"]["currentReset"]["name"].as_str().map(str::to_owned),
     }
 }

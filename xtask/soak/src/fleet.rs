@@ -94,7 +94,7 @@ pub fn policies() -> String {
                     "steps": [{ "action": "Reset", "maxAttempts": limits.attempts, "recoveryDeadlineSeconds": 10 }],
                     "maxResets": limits.max_resets, "windowSeconds": limits.window, "stabilizationSeconds": 2,
                 },
-                "budget": { "maxUnhealthy": format!("{}%", limits.max_unhealthy), "maxInFlight": limits.max_in_flight },
+                "budget": { "maxUnhealthy": format!("{}%", limits.max_unhealthy), "maxInFlight": limits.max_in_flight, "stormCooldownSeconds": 10 },
                 // All that a run makes are kept: they are evidence.
                 "resetHistoryLimit": 100,
             },

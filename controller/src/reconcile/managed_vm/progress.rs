@@ -42,7 +42,9 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
     }
     let now = ctx.clock.now();
     match step {
-        Step::Leave { .. } | Step::Verify { .. } => {
+        // Only the holder writes the record: one that is written here could outlast an intent that its holder is just taking back.
+        Step::Leave { .. } => Ok(Progress::Waits(at_deadline(decision.check_after))),
+        Step::Verify { .. } => {
             record::progress(ctx, &facts.vm, &current).await?;
             Ok(Progress::Waits(at_deadline(decision.check_after)))
         }

@@ -8,6 +8,9 @@ use crate::fleet::Role;
 /// Honest words for a VM that no reset healed.
 const GIVEN_UP: [&str; 2] = ["StepsExhausted", "ResetsExhausted"];
 
+/// Those that fell silent together, and of which nothing proves that they hang, wait for a person.
+pub const IN_A_STORM: &str = "StormActive";
+
 /// Each VM is healthy, or honestly not.
 pub fn states(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new("end", "each VM is Healthy, or its state says honestly why not");
@@ -19,9 +22,12 @@ pub fn states(evidence: &Evidence) -> Finding {
         let state = vm.state.as_str();
         let right = match role {
             Role::Ordinary | Role::Doomed if runs => state == "Healthy",
-            Role::Ordinary | Role::Doomed => GIVEN_UP.contains(&state),
+            Role::Ordinary | Role::Doomed => GIVEN_UP.contains(&state) || vm.held == IN_A_STORM,
             _ => runs || state != "Healthy",
         };
+        if right && !runs && role.may_be_reset() && !GIVEN_UP.contains(&state) {
+            finding.notes.push(format!("VM {} waits in a storm", vm.vmid));
+        }
         finding.case((!right).then(|| {
             let guest = if runs { "runs" } else { "does not run" };
             format!("VM {} ({role:?}) is {state}, and its guest {guest}", vm.vmid)

@@ -109,6 +109,7 @@ fn honest() -> Evidence {
         evidence.end.vms.push(EndVm {
             vmid,
             state: "Healthy".into(),
+            held: "NotSilent".into(),
             current: None,
         });
     }
@@ -399,6 +400,20 @@ fn what_is_left_at_the_end() {
         });
     });
     fails("never panicked", |e| e.panics.push("thread 'x' panicked at y".into()));
+}
+
+#[test]
+fn a_vm_that_a_storm_holds_back_says_so() {
+    let mut stormy = honest();
+    stormy.end.running.retain(|vmid| *vmid != 103);
+    for vm in stormy.end.vms.iter_mut().filter(|vm| vm.vmid == 103) {
+        vm.state = "Silent".into();
+    }
+    assert_eq!(violated(&stormy).len(), 1);
+    for vm in stormy.end.vms.iter_mut().filter(|vm| vm.vmid == 103) {
+        vm.held = "StormActive".into();
+    }
+    assert_eq!(violated(&stormy), Vec::<&str>::new());
 }
 
 #[test]

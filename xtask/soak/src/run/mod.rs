@@ -3,6 +3,7 @@
 mod actors;
 mod gather;
 
+use crate::audit::IN_A_STORM;
 use crate::evidence::{AUDIT_POLICY, Deed, Did, EndVm, Evidence, Heard};
 use crate::fleet::{self, MAX_IN_FLIGHT, MAX_UNHEALTHY, Role, Vm};
 use crate::plan::{Plan, plan};
@@ -45,6 +46,9 @@ pub struct Outcome {
 const READY: Duration = Duration::from_secs(240);
 /// How long everything may take to settle at the end: a search for a task (100 s), a recovery, a time-out of the slow policy, and what a busy machine adds.
 const SETTLE: Duration = Duration::from_secs(300);
+/// How long a storm may hold VMs back that are healed after it: as long as a burst of the slow policy is young, two of its time-outs, and a bit. Those that it
+/// still holds back have no guest agent to prove that they hang.
+const STORM: Duration = Duration::from_secs(250);
 
 /// What the actors share.
 struct Stage {
@@ -235,13 +239,14 @@ fn all_healthy(lab: &Lab, vms: &[Vm], patience: Duration, say: &dyn Fn(&str)) ->
 /// Waits until nothing is under way, and each VM is healthy or given up.
 fn all_settled(lab: &mut Lab, stage: &Stage, runtime: &Runtime, vms: &[Vm]) -> Result<()> {
     let roles: BTreeMap<u32, Role> = vms.iter().map(|vm| (vm.lab.vmid, vm.role)).collect();
+    let calm = Instant::now();
     wait::until(SETTLE, "everything settles", || {
         actors::revive(lab.split().1, stage)?;
         let running = gather::running(runtime, lab)?;
         let states = gather::states(lab)?;
         let moving = states.iter().find(|vm| {
             let may = roles.get(&vm.vmid).is_some_and(|role| role.may_be_reset());
-            vm.current.is_some() || (may && !rests(vm, running.contains(&vm.vmid)))
+            vm.current.is_some() || (may && !rests(vm, running.contains(&vm.vmid), calm.elapsed() > STORM))
         });
         if let Some(vm) = moving {
             return Ok(Err(format!("VM {} is {} (under way: {:?})", vm.vmid, vm.state, vm.current)));
@@ -254,8 +259,9 @@ fn all_settled(lab: &mut Lab, stage: &Stage, runtime: &Runtime, vms: &[Vm]) -> R
     })
 }
 
-fn rests(vm: &EndVm, runs: bool) -> bool {
+fn rests(vm: &EndVm, runs: bool, storms_are_old: bool) -> bool {
     match vm.state.as_str() {
+        _ if vm.held == IN_A_STORM && !runs => storms_are_old,
         "Healthy" => runs,
         "StepsExhausted" | "ResetsExhausted" => !runs,
         _ => false,
