@@ -46,7 +46,7 @@ pub struct Oracle {
 }
 
 /// All oracles.
-pub const ORACLES: [Oracle; 14] = [
+pub const ORACLES: [Oracle; 16] = [
     Oracle {
         name: "S1",
         what: "no reset of a VM that was heard within its time-out, nor by a process that listened for less",
@@ -98,6 +98,11 @@ pub const ORACLES: [Oracle; 14] = [
         judge: status::monotone,
     },
     Oracle {
+        name: "S11",
+        what: "no start of a VM that no reset had stopped",
+        judge: protocol::only_owed_starts,
+    },
+    Oracle {
         name: "L1",
         what: "when trouble is over, the status comes to say what is so",
         judge: liveness::settles,
@@ -116,6 +121,11 @@ pub const ORACLES: [Oracle; 14] = [
         name: "L4",
         what: "no reset and no VMReset stays under way for ever",
         judge: liveness::nothing_stuck,
+    },
+    Oracle {
+        name: "L5",
+        what: "a VM that a reset stopped runs again",
+        judge: liveness::started_again,
     },
 ];
 

@@ -69,11 +69,11 @@ pub fn attempts(e: &Evidence) -> Found {
             let episode = s.name().rsplit_once('-').map_or("", |(episode, _)| episode);
             let count = episodes.entry(episode).or_default();
             *count += 1;
-            if *count > policy.attempts {
+            if *count > policy.all_attempts() {
                 found.push((
                     s.post.sent,
                     Some(vm),
-                    format!("attempt {count} of {} in one episode", policy.attempts),
+                    format!("attempt {count} of {} in one episode", policy.all_attempts()),
                 ));
             }
             let of_this = entered.entry(&s.uid).or_default();
@@ -180,7 +180,7 @@ pub fn declared(e: &Evidence) -> Found {
         let long_ago = at.minus(OLD_LOOK);
         let mut say = |text: String| found.push((at, Some(s.vm), text));
         if let Some((power, since)) = s.post.power
-            && power != Power::Running
+            && (power == Power::Stopped || (power != Power::Running && s.is_automatic()))
             && since < long_ago
         {
             say(format!("it is {} since {since}", power.word()));
