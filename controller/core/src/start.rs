@@ -13,6 +13,8 @@ use uuid::Uuid;
 const RUNS_FOR: Duration = Duration::from_secs(60);
 /// How often a VM that is not on yet is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// And one that is on, and may still go off.
+const STILL_ON: Duration = Duration::from_secs(5);
 /// From one start to the next, at first and at most. Proxmox HA starts a VM within 20 s, and each try is a line in Proxmox's task list.
 const START_AGAIN: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(300));
 /// A start that is owed for so long is told to a person: something keeps the VM from starting.
@@ -96,7 +98,7 @@ pub fn pay(owed: &StartOwed, answered: Option<Timestamp>, seen: &Seen, now: Now)
         let last = owed.asked_time.map_or(answered, |asked| asked.max(answered));
         let runs = now.age(last);
         return if runs < RUNS_FOR {
-            Payment::Wait(RUNS_FOR - runs)
+            Payment::Wait((RUNS_FOR - runs).min(STILL_ON))
         } else {
             settled(
                 "Running",

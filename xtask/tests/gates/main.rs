@@ -2,6 +2,7 @@
 
 mod caps;
 mod kept;
+mod steps;
 mod storms;
 
 use anyhow::{Context, Result, ensure};

@@ -63,6 +63,17 @@ fn what_is_off_is_started_and_what_runs_for_a_minute_is_paid() {
     }
 }
 
+/// Proxmox HA stops a VM up to 20 s after it was asked to.
+#[test]
+fn a_vm_that_is_still_on_is_looked_at_again_soon() {
+    for s in [0, 10, 30, 59] {
+        let Payment::Wait(wait) = pay(&debt(), Some(wall(NOW as i64)), &vm(true), at(NOW + s)) else {
+            panic!("it may still go off")
+        };
+        assert!(wait <= secs(5), "{wait:?}");
+    }
+}
+
 #[test]
 fn another_machine_with_the_number_is_owed_nothing() {
     let other = |uuid| Seen::There {
