@@ -29,6 +29,11 @@ use uuid::Uuid;
 /// The keys as the receiver reads them.
 pub type Keys = watch::Receiver<Arc<KeyRing>>;
 
+/// Name of a process in lease and journal. With the namespace: pods of two installations may have one name, and would take each other's journals for their own.
+pub fn identity(namespace: &str, pod: &str) -> String {
+    format!("{namespace}/{pod}")
+}
+
 /// What a controller is made of.
 pub struct Setup {
     /// Kubernetes.

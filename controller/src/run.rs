@@ -2,7 +2,7 @@
 
 mod http;
 
-use crate::assembly::{Assembly, Running, Setup};
+use crate::assembly::{self, Assembly, Running, Setup};
 use crate::clock::Clock;
 use crate::config::RunOptions;
 use crate::heartbeat::keys;
@@ -188,12 +188,11 @@ fn identity(options: &RunOptions) -> String {
             .ok()
             .map(|h| h.trim().to_owned())
     };
-    // With the namespace: pods of two installations may have one name, and would take each other's journals for their own.
     let pod = || std::env::var("HOSTNAME").ok().or_else(host).unwrap_or_else(|| "defib".into());
     options
         .identity
         .clone()
-        .unwrap_or_else(|| format!("{}/{}", options.namespace, pod()))
+        .unwrap_or_else(|| assembly::identity(&options.namespace, &pod()))
 }
 
 /// How long to wait before our own Node is asked for again.

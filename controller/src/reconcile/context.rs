@@ -117,8 +117,8 @@ pub struct VmMemory {
     pub guest_agent_answered: bool,
     /// The ManagedVM as our own last write left it, until the watch has caught up.
     pub latest: Option<Arc<ManagedVM>>,
-    /// Name and status of a VMReset as our own last write left them, until the watch has caught up.
-    pub recorded: Option<(String, Box<VMResetStatus>)>,
+    /// Name and status of a VMReset as our own last write left them, until the watch has caught up, and when that was.
+    pub recorded: Option<(String, Box<VMResetStatus>, Mono)>,
     /// Failures in a row, for the back-off.
     pub failures: u32,
     /// An intent that provably was not delivered, and that could not be taken back yet, or that was and we were not told: then the next intent may have its name.

@@ -184,13 +184,12 @@ impl World {
 
     /// The name of a controller in lease and journal.
     pub fn name_of(&self, controller: usize) -> String {
-        // Two installations in two namespaces: a StatefulSet names its pod alike in both.
-        let namesakes = self.plan.theme == Theme::Rivals && self.seed / 11 % 2 == 1;
-        if namesakes {
-            "defib-0".into()
-        } else {
-            format!("defib-{controller}")
-        }
+        // Two installations are in two namespaces: a StatefulSet names its pod alike in both.
+        let pod = match self.plan.theme {
+            Theme::Rivals => "defib-0".into(),
+            _ => format!("defib-{controller}"),
+        };
+        defib::assembly::identity(self.lease_namespace(controller), &pod)
     }
 
     /// Namespace of a controller's Lease.

@@ -16,9 +16,13 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Label of a VMReset: the name of its ManagedVM.
 pub const VM_LABEL: &str = "defib.dev/vm";
+
+/// By then a watch that works has brought our own write.
+const WATCHED_BY: Duration = Duration::from_secs(5);
 
 fn api(ctx: &Context, vm: &ManagedVM) -> Api<VMReset> {
     Api::namespaced(ctx.client.clone(), &vm.namespace().unwrap_or_default())
@@ -128,13 +132,16 @@ pub async fn progress(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> 
         s.state == wanted.state && s.upid == wanted.upid && s.task_end_time == wanted.task_end_time && s.message == wanted.message
     };
     let watched: Option<VMReset> = super::super::cache::get(&ctx.resets, &namespace, &current.name);
-    // The watch of VMResets may be behind that of ManagedVMs, which brought us here. A record that it does not have at all may be gone.
+    // The watch of VMResets may be behind that of ManagedVMs, which brought us here. A record that it does not have at all may be gone, if it was not made just now.
     let ours = ctx.remember(&vm_key(vm), |m| {
-        m.recorded
+        let (_, _, at) = m
+            .recorded
             .as_ref()
-            .is_some_and(|(name, status)| *name == current.name && says(status))
+            .filter(|(name, status, _)| *name == current.name && says(status))?;
+        Some(*at)
     });
-    if watched.is_some_and(|r| ours || r.status.as_ref().is_some_and(says)) {
+    let just_now = ours.is_some_and(|at| ctx.clock.now().mono.since(at) < WATCHED_BY);
+    if just_now || watched.is_some_and(|r| ours.is_some() || r.status.as_ref().is_some_and(says)) {
         return Ok(());
     }
     write(ctx, vm, current, &wanted).await
@@ -232,7 +239,8 @@ async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus
     ctx.witness
         .wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
     written?;
-    ctx.remember(&vm_key(vm), |m| m.recorded = Some((name.to_owned(), Box::new(status.clone()))));
+    let now = ctx.clock.now().mono;
+    ctx.remember(&vm_key(vm), |m| m.recorded = Some((name.to_owned(), Box::new(status.clone()), now)));
     Ok(())
 }
 
