@@ -44,6 +44,9 @@ pub struct ManagedVMSpec {
     /// The HealthPolicy that applies. Left out: the one named `default` of this namespace, if there is one. Named but missing: the VM is watched and never reset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_ref: Option<NameRef>,
+    /// Whether Defib starts the VM when Proxmox reports it stopped. Built-in: Unmanaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_state: Option<PowerState>,
     /// How it is checked that a heartbeat comes from this VM. Built-in: Verify.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<IdentityCheck>,
@@ -77,6 +80,7 @@ impl ManagedVMSpec {
                 vmid,
             },
             policy_ref: None,
+            power_state: None,
             identity: None,
             agent: None,
             heartbeat: None,
@@ -96,6 +100,17 @@ pub struct ProxmoxVmRef {
     /// The VMID in Proxmox, such as 101.
     #[schemars(range(min = 100, max = 999_999_999))]
     pub vmid: u32,
+}
+
+/// Whether Defib sees to it that a VM is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(transform = crate::schema::variants)]
+pub enum PowerState {
+    /// A VM that is stopped is left so. (One that a reset of Defib's stopped is started again all the same.)
+    Unmanaged,
+    /// A VM that has been stopped for a minute is started, where nothing speaks against it: mode Enforce, no pause or window, no lock, not managed by Proxmox HA. At most
+    /// maxResets times in windowSeconds, counted apart from resets. Who wants it off pauses it or sets Unmanaged.
+    Running,
 }
 
 /// How the machine behind a heartbeat is checked.
@@ -142,6 +157,11 @@ pub struct ManagedVMStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]
     pub identity: Option<String>,
+    /// When Defib started it because powerState is Running, newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub recent_starts: Vec<Timestamp>,
     /// Newest heartbeat that was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<HeartbeatStatus>,

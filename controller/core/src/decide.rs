@@ -11,6 +11,7 @@ use crate::journal::{self, Step, counted, episode_over};
 use crate::life::{Life, Vital, identity, life, over};
 use crate::observer::ObserverView;
 use crate::policy::{Effective, Found};
+use crate::power::{Power, power};
 use crate::steps::{self, Attempt, Choice};
 use crate::storm::Weather;
 use crate::time::{Mono, Now, seconds, to_millis};
@@ -71,6 +72,8 @@ pub struct Observed<'a> {
     pub uuid_in_proxmox: Option<Uuid>,
     /// The closer look, once it was taken.
     pub closer: Option<&'a Closer>,
+    /// Since when Defib sees it off.
+    pub off_since: Option<Mono>,
     /// The oldest request of a person that may still run.
     pub manual: Option<&'a VMReset>,
     /// Name of this process in the journal.
@@ -137,6 +140,8 @@ pub enum Next {
     WouldReset(Box<Intent>),
     /// A reset is under way.
     Continue(Step),
+    /// The VM is off, is to be on, and every gate lets it be started: count the start, then ask for it.
+    Start,
 }
 
 /// What made an automatic reset due.
@@ -207,6 +212,12 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
             Gate::Blocked(_) | Gate::Open(_, Choice::None(_)) => Next::Nothing,
         },
     };
+    let power = power(o, now);
+    let next = match (next, &power) {
+        (Next::Nothing, Power::LookCloser) => Next::LookCloser,
+        (Next::Nothing, Power::Start) => Next::Start,
+        (next, _) => next,
+    };
     // ResetAllowed speaks of Defib's own resets, also while a person's request is looked into.
     let automatic = match automatic {
         Gate::Blocked(blocked) => Some(blocked),
@@ -222,7 +233,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         _ => None,
     };
     Decision {
-        conditions: words::conditions(o, &vital, life, &next, blocked, now),
+        conditions: words::conditions(o, &vital, life, &next, blocked, &power, now),
         identity: identity(status).or(o.uuid_in_proxmox),
         resets_in_window: u32::try_from(counted(recent, o.effective, now).len()).unwrap_or(u32::MAX),
         episode_over: well && over.is_none(),
@@ -230,7 +241,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
         ask_ahead: ask_ahead(o, &vital, life, now),
-        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), waits, now),
+        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), &power, waits, now),
         manual_waits,
         next,
     }
@@ -426,6 +437,7 @@ fn check_after(
     life: Life,
     blocked: Option<&Blocked>,
     manual: Option<&Blocked>,
+    power: &Power,
     waits: bool,
     now: Now,
 ) -> Duration {
@@ -437,7 +449,8 @@ fn check_after(
         | Next::Begin(_)
         | Next::WouldReset(_)
         | Next::LookCloser
-        | Next::AskGuestAgent => Duration::from_secs(1),
+        | Next::AskGuestAgent
+        | Next::Start => Duration::from_secs(1),
         Next::Nothing => RESYNC,
     };
     if matches!(next, Next::Nothing) {
@@ -453,6 +466,9 @@ fn check_after(
         });
         if manual.is_some() {
             after = after.min(soon);
+        }
+        if let Power::Blocked(blocked) = power {
+            after = after.min(blocked.opens_after.unwrap_or(soon).max(Duration::from_secs(1)));
         }
         if identity(o.vm.status.as_ref()).is_none() {
             after = after.min(Duration::from_secs(10));

@@ -15,6 +15,9 @@ use defib_api::{GuestAgentCheck, GuestAgentState, IdentityCheck, Mode, Trigger};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// HA states in which a stopped VM is not HA's affair.
+pub(crate) const HARMLESS_TO_START: [&str; 1] = ["ignored"];
+
 /// A gate that does not let a reset pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
@@ -298,6 +301,35 @@ pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Bl
     if let Some(ha) = look.ha_state.as_deref().filter(|s| !HARMLESS_HA.contains(s)) {
         return Some(Blocked::new("HABusy", format!("Proxmox HA is at work on the VM (state {ha})")));
     }
+    if let Some(blocked) = identity(o, look).or_else(|| node_offline(look)) {
+        return Some(blocked);
+    }
+    if trigger == Trigger::Manual {
+        return None;
+    }
+    if let Some(blocked) = surroundings(o, look) {
+        return Some(blocked);
+    }
+    if let (Some(own), Some(uuid)) = (o.own_node, look.uuid)
+        && same_machine(own, uuid)
+    {
+        return Some(Blocked::new(
+            "OwnHost",
+            "Defib itself runs in this VM; it is never reset automatically",
+        ));
+    }
+    let grace = o.effective.startup_grace;
+    (look.uptime < grace).then(|| {
+        Blocked::new(
+            "StartupGrace",
+            format!("Proxmox started the VM less than {} s ago", grace.as_secs()),
+        )
+        .until(grace.saturating_sub(look.uptime))
+    })
+}
+
+/// Whether it is the machine that was adopted.
+pub(crate) fn identity(o: &Observed<'_>, look: &Look) -> Option<Blocked> {
     match (crate::life::identity(o.vm.status.as_ref()), look.uuid) {
         (Some(recorded), Some(present)) if recorded != present => {
             return Some(Blocked::new(
@@ -317,19 +349,22 @@ pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Bl
             ));
         }
     }
-    if look.node_status != "online" {
-        return Some(Blocked::new("NodeNotOnline", format!("node {} is {}", look.node, look.node_status)));
-    }
-    if trigger == Trigger::Manual {
-        return None;
+    None
+}
+
+fn node_offline(look: &Look) -> Option<Blocked> {
+    (look.node_status != "online").then(|| Blocked::new("NodeNotOnline", format!("node {} is {}", look.node, look.node_status)))
+}
+
+/// What around the VM makes this a bad moment for Defib to do anything on its own.
+pub(crate) fn surroundings(o: &Observed<'_>, look: &Look) -> Option<Blocked> {
+    if let Some(blocked) = node_offline(look) {
+        return Some(blocked);
     }
     if look.node_in_maintenance {
         return Some(Blocked::new(
             "NodeMaintenance",
-            format!(
-                "node {} is in maintenance: somebody works on it; the reset waits for its end",
-                look.node
-            ),
+            format!("node {} is in maintenance: somebody works on it; its end is waited for", look.node),
         ));
     }
     if look.no_quorum {
@@ -344,22 +379,7 @@ pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Bl
             format!("ManagedVM {other} is the same machine and is older; it decides"),
         ));
     }
-    if let (Some(own), Some(uuid)) = (o.own_node, look.uuid)
-        && same_machine(own, uuid)
-    {
-        return Some(Blocked::new(
-            "OwnHost",
-            "Defib itself runs in this VM; it is never reset automatically",
-        ));
-    }
-    let grace = o.effective.startup_grace;
-    (look.uptime < grace).then(|| {
-        Blocked::new(
-            "StartupGrace",
-            format!("Proxmox started the VM less than {} s ago", grace.as_secs()),
-        )
-        .until(grace.saturating_sub(look.uptime))
-    })
+    None
 }
 
 /// Gates on how often and how many at once.

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod life;
 pub mod observer;
 pub mod policy;
+pub mod power;
 pub mod start;
 pub mod steps;
 pub mod storm;

@@ -68,9 +68,12 @@ pub fn manual(effective: &Effective, request: &VMReset, closer: &Closer) -> Choi
         return first_possible(&effective.steps, 1, closer);
     };
     let declared = (1u32..).zip(&effective.steps).find(|(_, step)| step.action == action);
-    let (step, recovery_deadline_seconds) = declared.map_or((0, built_in::RECOVERY_DEADLINE_SECONDS), |(number, step)| {
-        (number, step.recovery_deadline_seconds)
-    });
+    // How long this VM takes to boot is known of the other steps.
+    let longest = || effective.steps.iter().map(|step| step.recovery_deadline_seconds).max();
+    let (step, recovery_deadline_seconds) = match declared {
+        Some((number, step)) => (number, step.recovery_deadline_seconds),
+        None => (0, longest().unwrap_or(built_in::RECOVERY_DEADLINE_SECONDS)),
+    };
     match obstacle(action, closer) {
         Obstacle::None => Choice::Take(Attempt {
             number: 1,

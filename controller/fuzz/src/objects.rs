@@ -16,6 +16,7 @@ use defib_core::journal::{Books, Change, Sent, Step, TaskEnd, polled, searched, 
 use defib_core::life::{Vital, identity};
 use defib_core::observer::{ObserverView, Trouble};
 use defib_core::policy::{Effective, Found, built_in, effective, policy_problem};
+use defib_core::power::started;
 use defib_core::time::{Mono, Now};
 use defib_core::window::windows;
 use jiff::Timestamp;
@@ -99,6 +100,7 @@ pub(crate) fn check(input: &[u8]) {
                 limits: &scene.limits,
                 weather: defib_core::storm::Weather::Calm { since: Mono(0) },
                 guest_agent_answered: false,
+                off_since: Some(Mono(0)),
                 observe_only: false,
                 would_reset_recorded: false,
             };
@@ -337,6 +339,7 @@ fn writes(o: &Observed<'_>, decision: &Decision, now: Now) -> Vec<Value> {
     };
     match &decision.next {
         Next::Nothing | Next::LookCloser | Next::AskGuestAgent => {}
+        Next::Start => all.push(json!({ "recentStarts": started(status.map_or(&[], |s| &s.recent_starts), now) })),
         Next::WouldReset(intent) => keep(Books {
             episode: intent.episode.clone(),
             ..books

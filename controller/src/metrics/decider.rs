@@ -94,7 +94,7 @@ impl DeciderMetrics {
         let starts = counters(
             registry,
             "defib_starts_sent_total",
-            "Requests to start a VM that a reset stopped, by what became of the request.",
+            "Requests to start a VM that a reset had stopped, or that is off with powerState Running, by what became of the request.",
             "result",
             &["task", "failed"],
         )?;

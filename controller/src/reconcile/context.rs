@@ -103,6 +103,8 @@ pub struct VmMemory {
     pub held: bool,
     /// When the last hold ended.
     pub hold_lifted: Mono,
+    /// Since when it is seen off.
+    pub off_since: Option<Mono>,
     /// The journal as it is watched, and since when it has not changed.
     pub journal: Option<(Box<CurrentReset>, Mono)>,
     /// SMBIOS UUID that Proxmox told last.

@@ -5,6 +5,7 @@ mod books;
 mod fleet;
 mod guest_agent;
 mod observe;
+mod power;
 mod progress;
 mod record;
 mod report;
@@ -12,6 +13,7 @@ mod report;
 pub use fleet::counts;
 pub use guest_agent::learn as learn_guest_agents;
 pub use observe::{cluster_of, policy_of};
+pub use record::VM_LABEL;
 
 use super::cache::{Guarded, key_of};
 use super::context::Context;
@@ -72,6 +74,7 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
             Progress::Moved(action) => return Ok(action),
             Progress::Waits(action) => action,
         },
+        Next::Start => return power::start(&ctx, &facts, &decision).await,
         Next::WouldReset(intent) => return attempt::only_record(&ctx, &facts, &decision, intent).await,
         Next::Nothing | Next::LookCloser | Next::AskGuestAgent => at_deadline(decision.check_after),
     };

@@ -6,12 +6,13 @@ pub mod start;
 use super::cache::Guarded;
 use super::context::Context;
 use super::kube_api::{DECIDER, call};
+use super::managed_vm::VM_LABEL;
 use super::{Error, again, at_deadline};
 use defib_api::{ManagedVM, Outcome, ResetState, Trigger, VMReset, VMResetStatus};
 use defib_core::conditions::{Draft, Is, kind, merge};
 use defib_core::time::to_millis;
 use jiff::{SignedDuration, Timestamp};
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
@@ -23,6 +24,8 @@ use std::time::Duration;
 const HORIZON: SignedDuration = SignedDuration::from_mins(15);
 /// How often a request that waits is looked at: another reset of the VM that supersedes it is no change of the request itself.
 const PENDING: Duration = Duration::from_secs(5);
+/// By then a write that was given up has landed or never will, and its intent is in the journal or was taken back.
+const LATE: Duration = Duration::from_secs(60);
 /// Clocks of people's machines differ from ours by some seconds.
 const SKEW: SignedDuration = SignedDuration::from_secs(30);
 
@@ -35,8 +38,7 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
         Ok(reset) => reset,
         Err(invalid) => return Err(Error::Malformed(invalid.error.clone())),
     };
-    let is_request = reset.spec.trigger == Trigger::Manual && !ended(reset);
-    if !is_request && !start::is_owed(reset) {
+    if ended(reset) && !start::is_owed(reset) {
         return Ok(Action::await_change());
     }
     if !ctx.witness.holds_lease() {
@@ -44,6 +46,9 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
     }
     if start::is_owed(reset) {
         return start::reconcile(&ctx, reset).await;
+    }
+    if reset.spec.trigger == Trigger::Automatic {
+        return orphan(&ctx, reset).await;
     }
     let namespace = reset.namespace().unwrap_or_default();
     let now = ctx.clock.now();
@@ -71,6 +76,39 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
         ctx.ledger.wake(&super::context::vm_key(vm));
     }
     Ok(at_deadline(now.until(reset.spec.not_after).min(PENDING)))
+}
+
+/// A record of Defib's own that is in no journal and has no outcome: its intent was taken back, and the write that made it came late. It tells of nothing, and goes.
+async fn orphan(ctx: &Context, reset: &VMReset) -> Result<Action, Error> {
+    if !reset.labels().contains_key(VM_LABEL) {
+        // Somebody made it by hand.
+        return Ok(Action::await_change());
+    }
+    let age = created(reset).map_or(Duration::ZERO, |made| ctx.clock.now().age(made));
+    if age < LATE {
+        return Ok(again(LATE - age));
+    }
+    let namespace = reset.namespace().unwrap_or_default();
+    let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &namespace);
+    let vm = call("read the ManagedVM", vms.get_opt(&reset.spec.vm_ref.name)).await?;
+    let current = vm.as_ref().and_then(|vm| vm.status.as_ref()).and_then(|s| s.current_reset.as_ref());
+    if current.is_some_and(|c| c.name == reset.name_any()) {
+        return Ok(again(LATE));
+    }
+    let resets: Api<VMReset> = Api::namespaced(ctx.client.clone(), &namespace);
+    let only_this = DeleteParams::default().preconditions(Preconditions {
+        uid: reset.uid(),
+        resource_version: reset.resource_version(),
+    });
+    match call(
+        "delete the VMReset of an intent that was taken back",
+        resets.delete(&reset.name_any(), &only_this),
+    )
+    .await
+    {
+        Ok(_) | Err(Error::Gone { .. } | Error::Conflict { .. }) => Ok(again(LATE)),
+        Err(error) => Err(error),
+    }
 }
 
 /// What follows a failure.

@@ -48,6 +48,7 @@ fn full_status(message: usize) -> ManagedVMStatus {
             .into(),
         node: Some("pve-rack2-node07".into()),
         power: Some("running".into()),
+        recent_starts: vec![ago(80_000), ago(40_000), ago(400)],
         identity: Some("9c5b94b1-35ad-49bb-b118-8e8fc24abf80".into()),
         heartbeat: Some(HeartbeatStatus {
             report_seconds: Some(30),
@@ -229,7 +230,7 @@ fn explain_tells_what_a_reader_needs() {
         "- Enforce: A silent VM is reset when every gate lets it pass.",
         "- Observe: Watched and shown, never reset by Defib on its own.",
         "steps <[]Object>",
-        "Taken as a whole, never merged. Built-in: Reset, 2 attempts, 600 s each.",
+        "Taken as a whole, never merged. Built-in: Reset, 2 attempts, then PowerCycle, 1 attempt, 600 s each.",
         "maxResets <integer>",
         "Built-in: 3.",
         "how a person lifts an exhausted VM",

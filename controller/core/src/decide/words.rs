@@ -5,16 +5,26 @@ use crate::conditions::{Draft, Is, kind};
 use crate::gate::{self, Blocked, Closer};
 use crate::journal::Step;
 use crate::life::{Life, Unarmed, Vital, identity};
+use crate::power::Power;
 use crate::time::{Now, seconds, to_seconds};
 
 /// The six conditions.
-pub(super) fn conditions(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, blocked: Option<&Blocked>, now: Now) -> Vec<Draft> {
+pub(super) fn conditions(
+    o: &Observed<'_>,
+    vital: &Vital<'_>,
+    life: Life,
+    next: &Next,
+    blocked: Option<&Blocked>,
+    power: &Power,
+    now: Now,
+) -> Vec<Draft> {
     let fresh = heartbeat_fresh(o, vital, life, now);
     let within = within_thresholds(o, now);
     let allowed = reset_allowed(o, vital, life, next, blocked, now);
     let resetting = resetting(o, next);
     let adopted = adopted(o);
-    let ready = ready(o, life, &fresh, &within, &allowed, &resetting, &adopted);
+    let off = stopped(power);
+    let ready = ready(o, life, &fresh, &within, &allowed, &resetting, &adopted, off);
     vec![ready, fresh, within, allowed, resetting, adopted]
 }
 
@@ -227,7 +237,28 @@ fn adopted(o: &Observed<'_>) -> Draft {
     }
 }
 
-fn ready(o: &Observed<'_>, life: Life, fresh: &Draft, within: &Draft, allowed: &Draft, resetting: &Draft, adopted: &Draft) -> Draft {
+/// Of a VM that is off: what becomes of that.
+fn stopped(power: &Power) -> Option<String> {
+    let why = match power {
+        Power::On => return None,
+        Power::Unmanaged => "it is not started, because powerState is Unmanaged".into(),
+        Power::Blocked(b) => format!("powerState is Running, and it is not started yet: {} ({})", b.message, b.reason),
+        Power::LookCloser | Power::Start => "powerState is Running, and it is started now".into(),
+    };
+    Some(format!("Proxmox says that the VM is stopped; {why}"))
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is one of the other conditions")]
+fn ready(
+    o: &Observed<'_>,
+    life: Life,
+    fresh: &Draft,
+    within: &Draft,
+    allowed: &Draft,
+    resetting: &Draft,
+    adopted: &Draft,
+    off: Option<String>,
+) -> Draft {
     let from = |is, d: &Draft| Draft::new(kind::READY, is, d.reason, d.message.clone());
     let as_state = |is, reason, d: &Draft| Draft::new(kind::READY, is, reason, d.message.clone());
     if o.vm.metadata.deletion_timestamp.is_some() {
@@ -252,20 +283,18 @@ fn ready(o: &Observed<'_>, life: Life, fresh: &Draft, within: &Draft, allowed: &
         return from(Is::False, adopted);
     }
     let exhausted = matches!(allowed.reason, "ResetsExhausted" | "StepsExhausted");
-    match (life, o.inventory) {
-        (Life::Silent { .. } | Life::Grace { .. } | Life::Unarmed(_), Inventory::Row { status, .. }) if status == "stopped" => Draft::new(
-            kind::READY,
-            Is::False,
-            "Stopped",
-            "Proxmox says that the VM is stopped; it is left so",
-        ),
-        (Life::Silent { .. }, _) if exhausted => from(Is::False, allowed),
-        (Life::Silent { .. } | Life::Grace { .. }, _) => from(Is::False, fresh),
-        (Life::Unarmed(Unarmed::WrongMachine(_)), _) => from(Is::False, fresh),
-        (Life::Unarmed(_) | Life::Fresh { heard: false, .. }, _) => from(Is::Unknown, fresh),
-        (Life::Fresh { .. }, _) if matches!(allowed.reason, "Paused" | "MaintenanceWindow") => from(Is::True, allowed),
-        (Life::Fresh { .. }, _) if within.is == Is::False => from(Is::True, within),
-        (Life::Fresh { .. }, _) if fresh.reason == "Rejected" => from(Is::True, fresh),
-        (Life::Fresh { .. }, _) => Draft::new(kind::READY, Is::True, "Healthy", "heartbeats come"),
+    // What was heard a moment ago says more than a list that may be as old.
+    if let Some(message) = off.filter(|_| !matches!(life, Life::Fresh { .. })) {
+        return Draft::new(kind::READY, Is::False, "Stopped", message);
+    }
+    match life {
+        Life::Silent { .. } if exhausted => from(Is::False, allowed),
+        Life::Silent { .. } | Life::Grace { .. } => from(Is::False, fresh),
+        Life::Unarmed(Unarmed::WrongMachine(_)) => from(Is::False, fresh),
+        Life::Unarmed(_) | Life::Fresh { heard: false, .. } => from(Is::Unknown, fresh),
+        Life::Fresh { .. } if matches!(allowed.reason, "Paused" | "MaintenanceWindow") => from(Is::True, allowed),
+        Life::Fresh { .. } if within.is == Is::False => from(Is::True, within),
+        Life::Fresh { .. } if fresh.reason == "Rejected" => from(Is::True, fresh),
+        Life::Fresh { .. } => Draft::new(kind::READY, Is::True, "Healthy", "heartbeats come"),
     }
 }

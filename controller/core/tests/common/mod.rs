@@ -51,6 +51,7 @@ pub struct Scene {
     pub limits: Limits,
     pub weather: Weather,
     pub guest_agent_answered: bool,
+    pub off_since: Option<Mono>,
     pub observe_only: bool,
     pub would_reset_recorded: bool,
 }
@@ -121,6 +122,7 @@ pub fn healthy() -> Scene {
         },
         weather: Weather::Calm { since: Mono(0) },
         guest_agent_answered: false,
+        off_since: None,
         observe_only: false,
         would_reset_recorded: false,
     };
@@ -429,6 +431,7 @@ impl Scene {
             limits: &self.limits,
             weather: self.weather,
             guest_agent_answered: self.guest_agent_answered,
+            off_since: self.off_since,
             observe_only: self.observe_only,
             would_reset_recorded: self.would_reset_recorded,
         }
@@ -452,6 +455,7 @@ impl Scene {
             Next::Nothing => condition(&decision, kind::RESET_ALLOWED).reason.to_owned(),
             Next::LookCloser => "Look".into(),
             Next::AskGuestAgent => "Ask".into(),
+            Next::Start => "Start".into(),
             Next::Begin(intent) => format!("Reset {:?}", intent.current.trigger),
             Next::WouldReset(_) => "Would".into(),
             Next::Continue(_) => "Continue".into(),

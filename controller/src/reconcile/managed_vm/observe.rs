@@ -51,6 +51,7 @@ pub struct Facts {
     would_reset_recorded: bool,
     weather: Weather,
     guest_agent_answered: bool,
+    off_since: Option<Mono>,
 }
 
 impl Facts {
@@ -143,7 +144,9 @@ impl Facts {
         let inventory = inventory(&vm, cluster.as_ref(), view.as_deref());
         let journal = vm.status.as_ref().and_then(|s| s.current_reset.clone());
         let would_reset_recorded = record::would_reset_is_recorded(ctx, &vm);
-        let (uuid, journal_unchanged, hold_lifted, guest_agent_answered) = ctx.remember(&key, |memory| {
+        let is_off = matches!(&inventory, Inventory::Row { status, .. } if status == "stopped");
+        let (uuid, journal_unchanged, hold_lifted, guest_agent_answered, off_since) = ctx.remember(&key, |memory| {
+            memory.off_since = is_off.then(|| memory.off_since.unwrap_or(now.mono));
             match (&memory.journal, journal) {
                 (Some((known, _)), Some(current)) if **known == current => {}
                 (_, Some(current)) => memory.journal = Some((Box::new(current), now.mono)),
@@ -154,6 +157,7 @@ impl Facts {
                 memory.journal.as_ref().map_or(Duration::ZERO, |(_, since)| now.mono.since(*since)),
                 memory.hold_lifted,
                 memory.guest_agent_answered,
+                memory.off_since,
             )
         });
         let mut facts = Self {
@@ -177,6 +181,7 @@ impl Facts {
             would_reset_recorded,
             weather: Weather::Calm { since: Mono(0) },
             guest_agent_answered,
+            off_since,
         };
         facts.weather = facts.look_at_the_weather(ctx, now);
         let held = holds(&facts.observed(ctx, now), now);
@@ -251,6 +256,7 @@ impl Facts {
             limits: &ctx.limits,
             weather: self.weather,
             guest_agent_answered: self.guest_agent_answered,
+            off_since: self.off_since,
             observe_only: ctx.observe_only,
             would_reset_recorded: self.would_reset_recorded,
         }

@@ -82,7 +82,9 @@ pub fn no_hot_loop(e: &Evidence) -> Found {
     for (at, process, looks) in &e.log.looks {
         let before = last.insert(*process, *looks).unwrap_or_default();
         let calm = at.minus(Duration::from_secs(180)) > e.plan.calm;
-        let most = if calm { CALM_LOOKS } else { LOOKS } * e.plan.vms.len() as u64;
+        // Two installations wake each other with what they write.
+        let writers = if e.plan.theme == Theme::Rivals { 2 } else { 1 };
+        let most = if calm { CALM_LOOKS } else { LOOKS } * e.plan.vms.len() as u64 * writers;
         if looks - before > most {
             found.push((
                 *at,
