@@ -2,6 +2,7 @@
 
 mod words;
 
+use crate::boots::looping;
 use crate::conditions::{Draft, kind};
 use crate::corroboration::{self, ASK_AHEAD};
 use crate::fleet::Limits;
@@ -241,10 +242,10 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, over: Option<&Thre
     if let Some(b) = gate::declared(o, trigger, now) {
         return Gate::Blocked(b);
     }
-    let due = match over {
+    let due = looping(o, now).or_else(|| match over {
         Some(_) => gate::threshold(o, vital, now),
         None => gate::silence(o, vital, life, now),
-    };
+    });
     if let Some(b) = due.filter(|_| trigger == Trigger::Automatic) {
         return Gate::Blocked(b);
     }
@@ -452,6 +453,9 @@ fn check_after(
     }
     if let Some(opens) = gate::pause(o, now).and_then(|b| b.opens_after) {
         after = after.min(opens);
+    }
+    if let Some(over) = looping(o, now).and_then(|b| b.opens_after) {
+        after = after.min(over);
     }
     if let Some(changes) = o.windows.until() {
         after = after.min(now.until(changes));

@@ -1,6 +1,7 @@
 //! What is said of a VM: its six conditions, each a word and a sentence that does not change with the clock.
 
 use super::{Inventory, Next, Observed};
+use crate::boots::looping;
 use crate::conditions::{Draft, Is, kind};
 use crate::gate::{self, Blocked, Closer};
 use crate::journal::Step;
@@ -15,6 +16,7 @@ pub(super) fn conditions(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: 
     let resetting = resetting(o, next);
     let adopted = adopted(o);
     let ready = ready(o, life, &fresh, &within, &allowed, &resetting, &adopted);
+    let ready = boot_loop(o, ready, now);
     vec![ready, fresh, within, allowed, resetting, adopted]
 }
 
@@ -267,5 +269,16 @@ fn ready(o: &Observed<'_>, life: Life, fresh: &Draft, within: &Draft, allowed: &
         (Life::Fresh { .. }, _) if within.is == Is::False => from(Is::True, within),
         (Life::Fresh { .. }, _) if fresh.reason == "Rejected" => from(Is::True, fresh),
         (Life::Fresh { .. }, _) => Draft::new(kind::READY, Is::True, "Healthy", "heartbeats come"),
+    }
+}
+
+/// What `Ready` says of a VM between two of its boots. A loop outranks these; not what says more (it is silent, stopped, exhausted, being reset), nor a pause: whoever
+/// paused the VM may be the one who reboots it.
+const BETWEEN_BOOTS: [&str; 6] = ["Healthy", "ThresholdExceeded", "Rejected", "Listening", "StartupGrace", "Stopping"];
+
+fn boot_loop(o: &Observed<'_>, ready: Draft, now: Now) -> Draft {
+    match looping(o, now).filter(|_| BETWEEN_BOOTS.contains(&ready.reason)) {
+        Some(b) => Draft::new(kind::READY, Is::False, b.reason, b.message),
+        None => ready,
     }
 }
