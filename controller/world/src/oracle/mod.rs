@@ -46,7 +46,7 @@ pub struct Oracle {
 }
 
 /// All oracles.
-pub const ORACLES: [Oracle; 14] = [
+pub const ORACLES: [Oracle; 15] = [
     Oracle {
         name: "S1",
         what: "no reset of a VM that was heard within its time-out, nor by a process that listened for less",
@@ -96,6 +96,11 @@ pub const ORACLES: [Oracle; 14] = [
         name: "S10",
         what: "observedGeneration, journal and time of the last heartbeat never go back",
         judge: status::monotone,
+    },
+    Oracle {
+        name: "S11",
+        what: "no reset of a VM that boots again and again by itself",
+        judge: safety::boot_loops,
     },
     Oracle {
         name: "L1",
