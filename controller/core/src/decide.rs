@@ -10,7 +10,7 @@ use crate::gate::{self, Blocked, Closer};
 use crate::heartbeat::Heartbeat;
 use crate::journal::{self, Step, counted, episode_over};
 use crate::life::{Life, Vital, identity, life, over};
-use crate::observer::ObserverView;
+use crate::observer::{ObserverView, Trouble};
 use crate::policy::{Effective, Found, step_of};
 use crate::storm::Weather;
 use crate::time::{Mono, Now, seconds, to_millis};
@@ -45,7 +45,7 @@ pub enum Inventory {
 }
 
 /// All that a decision rests on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Observed<'a> {
     /// The ManagedVM, cached or live.
     pub vm: &'a ManagedVM,
@@ -453,6 +453,10 @@ fn check_after(
     }
     if let Some(opens) = gate::pause(o, now).and_then(|b| b.opens_after) {
         after = after.min(opens);
+    }
+    // Nothing tells when this is over, and what is said of it must not stay for a whole time-out.
+    if o.observer.trouble.as_ref().is_some_and(Trouble::lasts) {
+        after = after.min(Duration::from_secs(60));
     }
     if let Some(over) = looping(o, now).and_then(|b| b.opens_after) {
         after = after.min(over);

@@ -6,6 +6,7 @@ use crate::conditions::{Draft, Is, kind};
 use crate::gate::{self, Blocked, Closer};
 use crate::journal::Step;
 use crate::life::{Life, Unarmed, Vital, identity};
+use crate::observer::Trouble;
 use crate::time::{Now, seconds, to_seconds};
 
 /// The six conditions.
@@ -120,7 +121,12 @@ fn reset_allowed(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, b
     };
     match (life, blocked) {
         (Life::Fresh { .. }, Some(b)) if b.reason == "NotSilent" => {
-            match gate::observer(o).filter(|b| b.reason == "ManagedByAnother").or_else(exhausted) {
+            // Of our troubles only one that lasts is worth a write to each VM.
+            let lasts = o.observer.trouble.as_ref().is_some_and(Trouble::lasts);
+            match gate::observer(o)
+                .filter(|b| lasts || b.reason == "ManagedByAnother")
+                .or_else(exhausted)
+            {
                 Some(b) => draft(Is::False, b.reason, b.message),
                 None => draft(
                     Is::True,

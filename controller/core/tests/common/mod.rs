@@ -419,7 +419,7 @@ impl Scene {
             cluster: Some(&self.cluster),
             effective,
             heartbeat: &self.heartbeat,
-            observer: self.observer,
+            observer: self.observer.clone(),
             hold_lifted: self.hold_lifted,
             foreign_heartbeat: self.foreign_heartbeat,
             inventory: &self.inventory,

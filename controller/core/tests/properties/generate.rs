@@ -277,6 +277,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         Just(Trouble::Shed),
         Just(Trouble::LeaseNotHeld),
         Just(Trouble::WritesFailing),
+        word().prop_map(|text| Trouble::PublicUrl(text.into())),
     ]
 }
 
