@@ -24,7 +24,7 @@ const LOOPBACK_SOON: Duration = Duration::from_millis(100);
 /// Period of the reports through the public URL, and how long one may take: see `FAILED_PUBLIC` in core. More often would fill the log of an ingress.
 const PUBLIC_EVERY: Duration = Duration::from_secs(5);
 const PUBLIC_DEADLINE: Duration = Duration::from_secs(4);
-/// Of failures in a row the first ones are logged, then one a minute.
+/// Of failures in a row the third is logged, then one a minute. The first ones only where it has worked before: for some seconds after a start, no Service leads to us.
 const PUBLIC_TOLD_FIRST: u32 = 3;
 const PUBLIC_TOLD_EVERY: u32 = 12;
 /// Our own reports of which it is remembered that they arrived. Each is asked for within its deadline, in which few others arrive.
@@ -222,7 +222,7 @@ impl Witness {
                 }
                 Err(error) => {
                     failed = failed.saturating_add(1);
-                    if failed <= PUBLIC_TOLD_FIRST || failed.is_multiple_of(PUBLIC_TOLD_EVERY) {
+                    if (worked && failed < PUBLIC_TOLD_FIRST) || failed == PUBLIC_TOLD_FIRST || failed.is_multiple_of(PUBLIC_TOLD_EVERY) {
                         let meaning = if worked {
                             "it has worked before"
                         } else {
