@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::config::RunOptions;
 use crate::heartbeat::keys;
 use crate::metrics::Metrics;
+use crate::reconcile::vm_reset::start;
 use crate::reconcile::{health_policy, kube_api, proxmox};
 use defib_core::fleet::Limits;
 use k8s_openapi::api::core::v1::Node;
@@ -154,6 +155,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     });
     let parts = http::start(&options, &assembly, &keys, &registry, &stop).await?;
     let lease_stop = CancellationToken::new();
+    let ctx = assembly.ctx.clone();
     tokio::spawn(keys::refresh(client, options.namespace, keys_tx, stop.clone()));
     let Running {
         mut deciding,
@@ -172,6 +174,7 @@ pub async fn run(options: RunOptions) -> Result<(), RunError> {
     {
         tracing::warn!("some reconciles did not end in time; their journal tells the next process where they are");
     }
+    start::pay_all(&ctx).await;
     parts.ended().await;
     // The lease last: as long as anything may be sent, nobody else shall decide.
     lease_stop.cancel();

@@ -90,8 +90,28 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[schemars(transform = crate::schema::variants)]
 pub enum StepAction {
-    /// The reset button: the guest starts anew inside the same QEMU process.
+    /// The guest is asked to reboot, through its QEMU guest agent. Passed over where that does not answer.
+    GuestReboot,
+    /// The reset button: the guest starts anew inside the same QEMU process. Passed over where `reboot: 0` in Proxmox would make it a stop.
     Reset,
+    /// Power off and on: QEMU's process ends, and another one starts. For what a reset does not cure, such as a QEMU that hangs itself.
+    PowerCycle,
+}
+
+impl StepAction {
+    /// The word that the API spells it with.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GuestReboot => "GuestReboot",
+            Self::Reset => "Reset",
+            Self::PowerCycle => "PowerCycle",
+        }
+    }
+
+    /// Whether it ends QEMU's process: the VM is owed a start from before the request leaves until it runs again.
+    pub fn owes_start(self) -> bool {
+        !matches!(self, Self::Reset)
+    }
 }
 
 /// One rung of the ladder.
@@ -115,7 +135,7 @@ pub struct ResetPolicy {
     /// Whether Defib may reset. Where neither the VM nor its policy says: Observe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// What is tried, in this order, until the VM reports from a new boot. Taken as a whole, never merged. Built-in: Reset, 2 attempts, 600 s each.
+    /// What is tried, in this order, until the VM reports from a new boot. Taken as a whole, never merged. Built-in: Reset, 2 attempts, then PowerCycle, 1 attempt, 600 s each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

@@ -252,7 +252,7 @@ pub struct Episode {
     pub id: String,
     /// When its first attempt was decided.
     pub start_time: Timestamp,
-    /// Attempts that counted, over all steps. 0: it was only observed.
+    /// Number of the newest attempt that counted, over all steps; those of a step that was passed over are counted too. 0: it was only observed.
     pub attempts: u32,
     /// When its newest attempt ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,7 +277,7 @@ pub struct CurrentReset {
     pub trigger: Trigger,
     /// What is done.
     pub action: StepAction,
-    /// Number of the step, from 1.
+    /// Number of the step in the VM's policy, from 1. 0: a person asked for an action that is none of its steps.
     pub step: u32,
     /// Number of the attempt in this episode, from 1.
     pub attempt: u32,
@@ -333,6 +333,8 @@ pub enum TaskResult {
     Failed,
     /// Nobody knows whether it ran. It is never repeated blindly.
     Unknown,
+    /// QEMU did not answer, and may still do it when it goes on. The next attempt is of the next step.
+    Unresponsive,
 }
 
 /// One automatic reset, for the count of maxResets.

@@ -55,10 +55,36 @@ pub struct VMResetSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[schemars(transform = crate::schema::variants)]
 pub enum ResetAction {
-    /// The first step of the VM's policy.
+    /// The first step of the VM's policy that is possible.
     Auto,
+    /// The guest is asked to reboot, through its QEMU guest agent, which must answer.
+    GuestReboot,
     /// The reset button.
     Reset,
+    /// Power off and on.
+    PowerCycle,
+}
+
+impl ResetAction {
+    /// The action that is asked for; none where the policy decides.
+    pub fn step_action(self) -> Option<StepAction> {
+        match self {
+            Self::Auto => None,
+            Self::GuestReboot => Some(StepAction::GuestReboot),
+            Self::Reset => Some(StepAction::Reset),
+            Self::PowerCycle => Some(StepAction::PowerCycle),
+        }
+    }
+}
+
+impl From<StepAction> for ResetAction {
+    fn from(action: StepAction) -> Self {
+        match action {
+            StepAction::GuestReboot => Self::GuestReboot,
+            StepAction::Reset => Self::Reset,
+            StepAction::PowerCycle => Self::PowerCycle,
+        }
+    }
 }
 
 /// What became of a reset.
@@ -78,7 +104,7 @@ pub struct VMResetStatus {
     /// What was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<StepAction>,
-    /// Number of the step, from 1.
+    /// Number of the step in the VM's policy, from 1. 0: a person asked for an action that is none of its steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
     /// Number of the attempt in its episode, from 1.
@@ -119,11 +145,42 @@ pub struct VMResetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub answer: Option<String>,
+    /// The start that the VM is owed, as Defib stopped it or had it stopped; left out when it is owed none. The finalizer `defib.dev/start-owed` keeps this object until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_owed: Option<StartOwed>,
     /// Complete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A start that Defib owes a VM: all that is needed to make it, also when the ManagedVM is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StartOwed {
+    /// Since when: before the stop was sent.
+    pub since: Timestamp,
+    /// The ProxmoxCluster, in this namespace.
+    pub cluster_ref: NameRef,
+    /// Number of the VM in it.
+    pub vmid: u32,
+    /// Its SMBIOS UUID: another machine with that number is owed nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub identity: Option<String>,
+    /// How often Proxmox was asked to start it.
+    pub attempts: u32,
+    /// When Proxmox was last asked to start it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_time: Option<Timestamp>,
+    /// What Proxmox said to that, or why it could not be asked; cut to length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub answer: Option<String>,
+    /// When an event said that it is owed for over five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue_time: Option<Timestamp>,
 }
 
 /// Where a reset stands.

@@ -11,7 +11,8 @@ use crate::heartbeat::Heartbeat;
 use crate::journal::{self, Step, counted, episode_over};
 use crate::life::{Life, Vital, identity, life, over};
 use crate::observer::{ObserverView, Trouble};
-use crate::policy::{Effective, Found, step_of};
+use crate::policy::{Effective, Found};
+use crate::steps::{self, Attempt, Choice};
 use crate::storm::Weather;
 use crate::time::{Mono, Now, seconds, to_millis};
 use crate::window::Windows;
@@ -190,15 +191,21 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     let recorded = only_observed.is_some() && o.would_reset_recorded;
     let next = match (current, manual, &manual_gate) {
         (Some(current), _, _) => Next::Continue(journal::next(current, o.me, o.journal_unchanged, &vital, now)),
-        (None, Some(request), Some(Gate::Open(closer))) => begin(o, &vital, closer, Some(request), over, now),
+        (None, Some(_), Some(Gate::Open(_, Choice::AskGuestAgent))) => Next::AskGuestAgent,
+        (None, Some(request), Some(Gate::Open(closer, Choice::Take(attempt)))) => {
+            begin(o, &vital, closer, attempt, Some(request), over, now)
+        }
         (None, _, Some(Gate::Unseen)) => Next::LookCloser,
         _ => match &automatic {
             _ if recorded => Next::Nothing,
-            Gate::Open(closer) if over.is_none() && corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
-            Gate::Open(closer) if only_observed.is_some() => observed(begin(o, &vital, closer, None, over, now)),
-            Gate::Open(closer) => begin(o, &vital, closer, None, over, now),
+            Gate::Open(closer, _) if over.is_none() && corroboration::must_ask(o.effective, closer) => Next::AskGuestAgent,
+            Gate::Open(_, Choice::AskGuestAgent) => Next::AskGuestAgent,
+            Gate::Open(closer, Choice::Take(attempt)) => {
+                let next = begin(o, &vital, closer, attempt, None, over, now);
+                if only_observed.is_some() { observed(next) } else { next }
+            }
             Gate::Unseen => Next::LookCloser,
-            Gate::Blocked(_) => Next::Nothing,
+            Gate::Blocked(_) | Gate::Open(_, Choice::None(_)) => Next::Nothing,
         },
     };
     // ResetAllowed speaks of Defib's own resets, also while a person's request is looked into.
@@ -234,7 +241,8 @@ enum Gate<'a> {
     Blocked(Blocked),
     /// So far all pass; the rest needs a closer look.
     Unseen,
-    Open(&'a Closer),
+    /// All pass, and this would be done.
+    Open(&'a Closer, Choice),
 }
 
 /// All gates in the order of rule 4.
@@ -253,6 +261,13 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, over: Option<&Thre
     if let Some(b) = gate::proxmox(o, closer, trigger) {
         return Gate::Blocked(b);
     }
+    let choice = match o.manual.filter(|_| trigger == Trigger::Manual) {
+        Some(request) => steps::manual(o.effective, request, closer),
+        None => steps::automatic(o.effective, o.vm.status.as_ref().and_then(|s| s.episode.as_ref()), closer),
+    };
+    if let Choice::None(b) = choice {
+        return Gate::Blocked(b);
+    }
     if trigger == Trigger::Automatic
         && let Some(b) = corroboration::against(o.effective, o.vm.status.as_ref(), closer, life, now)
             .or_else(|| gate::budgets(o, closer, now))
@@ -260,7 +275,7 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, over: Option<&Thre
     {
         return Gate::Blocked(b);
     }
-    Gate::Open(closer)
+    Gate::Open(closer, choice)
 }
 
 /// How long before the end of its time-out a VM's guest agent is asked.
@@ -279,31 +294,30 @@ fn ask_ahead(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> bool 
     asked && idle && vital.late(now) && due.since(now.mono) <= ahead(o) && !held()
 }
 
-fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&VMReset>, over: Option<&Threshold>, now: Now) -> Next {
+fn begin(
+    o: &Observed<'_>,
+    vital: &Vital<'_>,
+    closer: &Closer,
+    attempt: &Attempt,
+    request: Option<&VMReset>,
+    over: Option<&Threshold>,
+    now: Now,
+) -> Next {
     let Ok(look) = &closer.look else { return Next::Nothing };
     let name = o.vm.metadata.name.as_deref().unwrap_or_default();
     let intent_time = to_millis(now.wall);
     let running = o.vm.status.as_ref().and_then(|s| s.episode.clone());
-    let (vmreset, attempt, step_number, step, episode) = if let Some(request) = request {
-        let Some((number, step)) = step_of(&o.effective.steps, 1) else {
-            return Next::Nothing;
-        };
-        (request.metadata.name.clone().unwrap_or_default(), 1, number, step, running)
+    let (vmreset, episode) = if let Some(request) = request {
+        (request.metadata.name.clone().unwrap_or_default(), running)
     } else {
-        // An episode whose steps are used up has passed its gate only because its window is over: a new one begins.
-        let known = running.filter(|e| step_of(&o.effective.steps, e.attempts.saturating_add(1)).is_some());
-        let attempt = known.as_ref().map_or(1, |e| e.attempts.saturating_add(1));
-        let Some((number, step)) = step_of(&o.effective.steps, attempt) else {
-            return Next::Nothing;
-        };
-        let mut episode = known.unwrap_or_else(|| Episode {
+        let mut episode = running.filter(|_| !attempt.begins).unwrap_or_else(|| Episode {
             id: base36(now.wall.as_millisecond()),
             start_time: intent_time,
             attempts: 0,
             last_end_time: None,
         });
-        episode.attempts = attempt;
-        (format!("{name}-{}-{attempt}", episode.id), attempt, number, step, Some(episode))
+        episode.attempts = attempt.number;
+        (format!("{name}-{}-{}", episode.id, attempt.number), Some(episode))
     };
     let published = o.vm.status.as_ref().and_then(|s| s.heartbeat.as_ref());
     let newest = vital.heartbeat.report.as_ref();
@@ -340,10 +354,10 @@ fn begin(o: &Observed<'_>, vital: &Vital<'_>, closer: &Closer, request: Option<&
             request_uid: request.and_then(|r| r.metadata.uid.clone()),
             holder: o.me.to_owned(),
             trigger: if request.is_some() { Trigger::Manual } else { Trigger::Automatic },
-            action: step.action,
-            step: step_number,
-            attempt,
-            recovery_deadline_seconds: step.recovery_deadline_seconds,
+            action: attempt.action,
+            step: attempt.step,
+            attempt: attempt.number,
+            recovery_deadline_seconds: attempt.recovery_deadline_seconds,
             stabilization_seconds: u32::try_from(o.effective.stabilization.as_secs()).unwrap_or(u32::MAX),
             intent_time,
             node: look.node.clone(),

@@ -6,7 +6,8 @@ use crate::fleet::{Fleet, budget};
 use crate::heartbeat::same_machine;
 use crate::journal::{counted, forgiven};
 use crate::life::{Life, Vital, in_grace};
-use crate::policy::{Found, standing_pause, step_of};
+use crate::policy::{Found, standing_pause};
+use crate::steps::step_of;
 use crate::storm::Weather;
 use crate::time::Now;
 use crate::window::Windows;
@@ -90,6 +91,20 @@ pub struct Closer {
     /// What its QEMU guest agent did a moment ago; none when it was not asked.
     pub guest_agent: Option<GuestAgentState>,
 }
+
+/// States in QEMU of a VM that Defib resets on its own: it runs, or QEMU itself says that its guest is dead. In all others somebody wants it so, or data would be
+/// lost (`io-error`: a disk is full, and the guest goes on when it is not).
+const AUTOMATIC: [&str; 3] = ["running", "internal-error", "guest-panicked"];
+/// Those in which a person may have it reset.
+const MANUAL: [&str; 7] = [
+    "running",
+    "internal-error",
+    "guest-panicked",
+    "io-error",
+    "paused",
+    "prelaunch",
+    "suspended",
+];
 
 /// HA states in which a reset does not cross what HA is doing.
 const HARMLESS_HA: [&str; 4] = ["started", "ignored", "disabled", "stopped"];
@@ -261,7 +276,11 @@ pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Bl
         Ok(look) => look,
         Err(failed) => return Some(Blocked::new(failed.reason, failed.message.clone())),
     };
-    if look.qmp_status != "running" {
+    let allowed = match trigger {
+        Trigger::Automatic => &AUTOMATIC[..],
+        Trigger::Manual => &MANUAL[..],
+    };
+    if !allowed.contains(&look.qmp_status.as_str()) {
         return Some(Blocked::new(
             "NotRunning",
             format!(
@@ -297,9 +316,6 @@ pub fn proxmox(o: &Observed<'_>, closer: &Closer, trigger: Trigger) -> Option<Bl
                 "Proxmox does not tell the SMBIOS UUID of this VM, so nothing proves which machine this is; set one in its options, or spec.identity to Trust",
             ));
         }
-    }
-    if look.no_reboot {
-        return Some(Blocked::new("NoReboot", "the VM has `reboot: 0` in Proxmox: a reset would stop it"));
     }
     if look.node_status != "online" {
         return Some(Blocked::new("NodeNotOnline", format!("node {} is {}", look.node, look.node_status)));

@@ -2,8 +2,9 @@
 
 use crate::life::{Life, Vital, life};
 use crate::policy::Effective;
+use crate::steps::last_attempt_of;
 use crate::time::{Mono, Now, seconds, to_millis};
-use defib_api::{AgentState, CurrentReset, Episode, ManagedVMStatus, Outcome, RecentReset, TaskResult, Trigger};
+use defib_api::{AgentState, CurrentReset, Episode, ManagedVMStatus, Outcome, RecentReset, StepAction, TaskResult, Trigger};
 use std::time::Duration;
 
 /// Nothing is sent that was decided longer ago: what was true then may not be any more.
@@ -13,7 +14,11 @@ pub const FOREIGN_INTENT: Duration = Duration::from_secs(60);
 /// How long a request whose answer was lost is searched among the tasks: twice the longest that a proxy of Proxmox may hold it (40 s), and a little.
 pub const SEARCH_FOR: Duration = Duration::from_secs(90);
 /// How long the task of a reset may run. It takes under a second; after this long nobody knows.
-pub const TASK_DEADLINE: Duration = Duration::from_secs(60);
+const RESET_DEADLINE: Duration = Duration::from_secs(60);
+/// A stop waits for QEMU: 10 s and more for each of its quit, SIGTERM and SIGKILL, and 10 s for a lock before them.
+const STOP_DEADLINE: Duration = Duration::from_secs(120);
+/// A guest that reboots in good order is given a minute by Proxmox, or as long as its `startup` says: mostly some minutes.
+const GUEST_REBOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// The guest's uptime may exceed the time since our request by this much: its clock starts before ours hears of it, and both are rounded.
 const UPTIME_SLACK: Duration = Duration::from_secs(5);
 /// `recentResets` holds this many; maxResets is at most 10.
@@ -21,6 +26,24 @@ const RECENT: usize = 20;
 /// Characters of Proxmox's words that the schema lets the journal hold. A longer text would be refused with the whole journal, again and again: the reset would
 /// never end, and writes that keep failing hold all VMs back.
 const ANSWER: usize = 256;
+
+/// How long the task of an action may run.
+pub fn task_deadline(action: StepAction) -> Duration {
+    match action {
+        StepAction::Reset => RESET_DEADLINE,
+        StepAction::PowerCycle => STOP_DEADLINE,
+        StepAction::GuestReboot => GUEST_REBOOT_DEADLINE,
+    }
+}
+
+/// What Proxmox was asked to do, in words.
+fn word(action: StepAction) -> &'static str {
+    match action {
+        StepAction::Reset => "reset",
+        StepAction::PowerCycle => "stop",
+        StepAction::GuestReboot => "reboot",
+    }
+}
 
 /// What to do next about the reset that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +103,8 @@ pub fn next(current: &CurrentReset, me: &str, unchanged: Duration, vital: &Vital
         (Some(TaskResult::Failed), _) => Step::Finish(Ending {
             outcome: Outcome::Failed,
             message: format!(
-                "Proxmox could not reset the VM: {}",
+                "Proxmox could not {} the VM: {}",
+                word(current.action),
                 current.answer.as_deref().unwrap_or("no reason given")
             ),
             boot_id_after: None,
@@ -150,18 +174,25 @@ fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: No
         };
     }
     let waited = current.recovery_deadline_seconds;
-    Step::Finish(if result == TaskResult::Unknown {
-        Ending {
-            outcome: Outcome::Unknown,
-            message: format!("nobody knows whether Proxmox ran the reset, and the VM did not report from a new boot within {waited} s"),
-            boot_id_after: None,
-        }
-    } else {
-        Ending {
-            outcome: Outcome::NotRecovered,
-            message: format!("Proxmox ran the reset, but the VM did not report from a new boot within {waited} s"),
-            boot_id_after: None,
-        }
+    let word = word(current.action);
+    let (outcome, message) = match result {
+        TaskResult::Unknown => (
+            Outcome::Unknown,
+            format!("nobody knows whether Proxmox ran the {word}, and the VM did not report from a new boot within {waited} s"),
+        ),
+        TaskResult::Unresponsive => (
+            Outcome::Unknown,
+            format!("QEMU did not answer the {word}, and the VM did not report from a new boot within {waited} s"),
+        ),
+        TaskResult::OK | TaskResult::Failed => (
+            Outcome::NotRecovered,
+            format!("Proxmox ran the {word}, but the VM did not report from a new boot within {waited} s"),
+        ),
+    };
+    Step::Finish(Ending {
+        outcome,
+        message,
+        boot_id_after: None,
     })
 }
 
@@ -226,6 +257,11 @@ pub enum TaskEnd {
         /// Its words.
         text: String,
     },
+    /// QEMU did not answer it; it may still do what it was asked for when it goes on.
+    Unresponsive {
+        /// Its words.
+        text: String,
+    },
     /// It failed.
     Failed {
         /// Its words.
@@ -268,10 +304,7 @@ pub fn sent(current: &CurrentReset, outcome: Sent, sent_at: Now) -> Change {
             message: format!("the request did not reach Proxmox: {text}"),
         },
         Sent::Refused { text } if current.trigger == Trigger::Manual => ended(current, TaskResult::Failed, Some(text), sent_at),
-        Sent::Refused { text } => Change::Withdraw {
-            reason: "RefusedByProxmox",
-            message: format!("Proxmox refused the reset: {text}"),
-        },
+        Sent::Refused { text } => refused(current, &text),
     }
 }
 
@@ -296,20 +329,27 @@ pub fn searched(current: &CurrentReset, found: Option<String>, now: Now) -> Chan
 /// After the task was asked. `None`: it still runs.
 pub fn polled(current: &CurrentReset, end: Option<TaskEnd>, now: Now) -> Change {
     match end {
-        None if now.age(current.sent_time.unwrap_or(current.intent_time)) < TASK_DEADLINE => Change::Wait(Duration::from_secs(1)),
+        None if now.age(current.sent_time.unwrap_or(current.intent_time)) < task_deadline(current.action) => {
+            Change::Wait(Duration::from_secs(1))
+        }
         None => ended(
             current,
             TaskResult::Unknown,
-            Some(format!("the task still runs after {} s", TASK_DEADLINE.as_secs())),
+            Some(format!("the task still runs after {} s", task_deadline(current.action).as_secs())),
             now,
         ),
         Some(TaskEnd::Ok) => ended(current, TaskResult::OK, None, now),
-        Some(TaskEnd::Refused { text }) => Change::Withdraw {
-            reason: "RefusedByProxmox",
-            message: format!("Proxmox refused the reset: {text}"),
-        },
+        Some(TaskEnd::Refused { text }) => refused(current, &text),
+        Some(TaskEnd::Unresponsive { text }) => ended(current, TaskResult::Unresponsive, Some(text), now),
         Some(TaskEnd::Unclear { text }) => ended(current, TaskResult::Unknown, Some(text), now),
         Some(TaskEnd::Failed { text }) => ended(current, TaskResult::Failed, Some(text), now),
+    }
+}
+
+fn refused(current: &CurrentReset, text: &str) -> Change {
+    Change::Withdraw {
+        reason: "RefusedByProxmox",
+        message: format!("Proxmox refused the {}: {text}", word(current.action)),
     }
 }
 
@@ -378,15 +418,18 @@ impl Books {
         self
     }
 
-    /// A reset has ended.
+    /// A reset has ended. After a hard failure - Proxmox could not do it, or QEMU does not answer - the same step would fail again: the next attempt is of the next.
     #[must_use]
-    pub fn finish(mut self, outcome: Outcome, now: Now) -> Self {
-        let trigger = self.current.take().map(|c| c.trigger);
+    pub fn finish(mut self, outcome: Outcome, steps: &[defib_api::Step], now: Now) -> Self {
+        let Some(current) = self.current.take() else { return self };
+        let hard = matches!(current.task_result, Some(TaskResult::Failed | TaskResult::Unresponsive));
+        let passed = if hard { last_attempt_of(steps, current.step) } else { 0 };
         self.episode = match outcome {
             Outcome::Recovered => None,
             // What a person tried is not an attempt of the episode.
-            _ if trigger == Some(Trigger::Manual) => self.episode,
+            _ if current.trigger == Trigger::Manual => self.episode,
             _ => self.episode.map(|e| Episode {
+                attempts: e.attempts.max(passed),
                 last_end_time: Some(to_millis(now.wall)),
                 ..e
             }),

@@ -14,6 +14,8 @@ pub mod lease;
 pub mod life;
 pub mod observer;
 pub mod policy;
+pub mod start;
+pub mod steps;
 pub mod storm;
 pub mod time;
 pub mod window;

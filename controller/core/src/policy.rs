@@ -41,13 +41,17 @@ pub mod built_in {
     /// can send a wrong key. A file system check after a crash is over in a quarter of an hour.
     pub const MAX_VETO_SECONDS: u32 = 900;
 
-    /// What is tried: the reset button, twice.
+    /// A guest that checks its file systems or rolls an update back boots for minutes.
+    pub const RECOVERY_DEADLINE_SECONDS: u32 = 600;
+
+    /// What is tried: the reset button, twice; then power off and on, as the reset of a QEMU that hangs itself does nothing.
     pub fn steps() -> Vec<Step> {
-        vec![Step {
-            action: StepAction::Reset,
-            max_attempts: 2,
-            recovery_deadline_seconds: 600,
-        }]
+        let step = |action, max_attempts| Step {
+            action,
+            max_attempts,
+            recovery_deadline_seconds: RECOVERY_DEADLINE_SECONDS,
+        };
+        vec![step(StepAction::Reset, 2), step(StepAction::PowerCycle, 1)]
     }
 }
 
@@ -275,18 +279,6 @@ fn storm_cooldown(spec: &HealthPolicySpec) -> Duration {
 pub fn policy_problem(name: &str, spec: &HealthPolicySpec) -> Option<PolicyProblem> {
     let bare = ManagedVMSpec::new("", 0);
     effective(&bare, Found::Policy { name, spec }).problem
-}
-
-/// The step and recovery rules of attempt number `attempt` (from 1) of an episode; none when all steps are used up. The step's number counts from 1.
-pub fn step_of(steps: &[Step], attempt: u32) -> Option<(u32, &Step)> {
-    let mut used = 0u32;
-    for (index, step) in steps.iter().enumerate() {
-        used = used.saturating_add(step.max_attempts);
-        if attempt <= used {
-            return Some((u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1), step));
-        }
-    }
-    None
 }
 
 /// The pause among these that stands now; of several, the one that stands longest.

@@ -15,7 +15,7 @@ use defib_core::heartbeat::{Expectation, Heartbeat, Report};
 use defib_core::journal::{Books, Change, Sent, Step, TaskEnd, polled, searched, sent};
 use defib_core::life::{Vital, identity};
 use defib_core::observer::{ObserverView, Trouble};
-use defib_core::policy::{Effective, Found, effective, policy_problem};
+use defib_core::policy::{Effective, Found, built_in, effective, policy_problem};
 use defib_core::time::{Mono, Now};
 use defib_core::window::windows;
 use jiff::Timestamp;
@@ -360,8 +360,9 @@ fn writes(o: &Observed<'_>, decision: &Decision, now: Now) -> Vec<Value> {
                 changed(&books, change).map(&mut keep);
             }
             if let Step::Finish(ending) = step {
-                keep(books.clone().finish(ending.outcome, now));
-                keep(books.finish(Outcome::Unknown, now));
+                let steps = built_in::steps();
+                keep(books.clone().finish(ending.outcome, &steps, now));
+                keep(books.finish(Outcome::Unknown, &steps, now));
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::loose::{self, Loose};
-use crate::task::{LogRow, TaskEntry, TaskKind, TaskRow, TaskStatus, TaskStatusBody};
+use crate::task::{LogRow, PowerAction, TaskEntry, TaskKind, TaskRow, TaskStatus, TaskStatusBody};
 use crate::text::clean;
 use crate::transport::{LIST_BYTES, Read, STATUS_BYTES, Transport, is_ok};
 use crate::upid::Upid;
@@ -164,7 +164,7 @@ impl Client {
         Ok(if lines == ["no content"] { Vec::new() } else { lines })
     }
 
-    /// Looks for tasks that this token started: after a request of which it is not known whether it
+    /// Looks for tasks of a power action that this token started: after a request of which it is not known whether it
     /// arrived. `since` is by our own clock; the node's is asked first, and what began up to 5 s
     /// earlier is included. Running and finished tasks, the newest last, at most 50.
     ///
@@ -174,7 +174,7 @@ impl Client {
     /// The node's clock is read exactly with Sys.Audit on the node; otherwise it is taken to be the
     /// answering endpoint's (the `Date` header, which each endpoint sets itself). The nodes of a
     /// cluster then must not be further apart than those 5 s.
-    pub async fn search_tasks(&self, node: &str, vmid: Vmid, kind: TaskKind, since: Timestamp) -> Result<Vec<TaskEntry>, Error> {
+    pub async fn search_tasks(&self, node: &str, vmid: Vmid, action: PowerAction, since: Timestamp) -> Result<Vec<TaskEntry>, Error> {
         let out_of_range = |_| Error::InvalidArgument {
             what: "start of a search",
             value: since.to_string(),
@@ -186,6 +186,21 @@ impl Client {
             .map_err(out_of_range)?
             .as_second();
 
+        let mut tasks = Vec::new();
+        for kind in action.tasks() {
+            tasks.extend(self.list_tasks(node, vmid, *kind, since).await?);
+        }
+        // A task can be in the list twice while it moves from the active ones to the archive.
+        tasks.sort_by(|a, b| {
+            let key = |task: &TaskEntry| (task.upid.started(), task.upid.clone(), task.status == TaskStatus::Running);
+            key(a).cmp(&key(b))
+        });
+        tasks.dedup_by(|later, earlier| later.upid == earlier.upid);
+        Ok(tasks)
+    }
+
+    /// Tasks of one kind that this token started since then, by the node's clock.
+    async fn list_tasks(&self, node: &str, vmid: Vmid, kind: TaskKind, since: i64) -> Result<Vec<TaskEntry>, Error> {
         let read = Read::node(node, ["tasks"])?
             // By default only finished tasks are listed.
             .query("source", "all")
@@ -202,19 +217,8 @@ impl Client {
             let upid = &entry.upid;
             upid.user() == token && upid.id() == vmid && upid.kind() == kind.as_str() && upid.started().as_second() >= since
         };
-        let mut tasks: Vec<TaskEntry> = rows
-            .into_iter()
-            .filter_map(TaskRow::into_entry)
-            .filter(is_ours)
-            .take(SEARCH_LIMIT)
-            .collect();
-        // A task can be in the list twice while it moves from the active ones to the archive.
-        tasks.sort_by(|a, b| {
-            let key = |task: &TaskEntry| (task.upid.started(), task.upid.clone(), task.status == TaskStatus::Running);
-            key(a).cmp(&key(b))
-        });
-        tasks.dedup_by(|later, earlier| later.upid == earlier.upid);
-        Ok(tasks)
+        let entries = rows.into_iter().filter_map(TaskRow::into_entry);
+        Ok(entries.filter(is_ours).take(SEARCH_LIMIT).collect())
     }
 
     /// How far the node's clock is ahead of ours, at least: rounded down, so that a search begins

@@ -53,7 +53,7 @@ use crate::config::Endpoint;
 use crate::error::{Delivery, Error};
 use crate::fence::{Fence, FencedStream};
 use crate::limits::Permit;
-use crate::task::TaskKind;
+use crate::task::PowerAction;
 use crate::text::clean;
 use crate::transport::{BODY_BYTES, CONNECT_TIMEOUT, Failures, USER_AGENT, check_node, root_cause, tls_error};
 use crate::upid::Upid;
@@ -202,10 +202,9 @@ impl Connection {
         self.fence.is_stale() || self.sender.is_closed()
     }
 
-    /// `POST /nodes/{node}/qemu/{vmid}/status/reset`, the reset button. Needs VM.PowerMgmt on the VM.
+    /// `POST /nodes/{node}/qemu/{vmid}/status/{action}`.
     ///
-    /// Success means that a worker was forked, no more: follow the task. After a reset of a machine
-    /// that was not executing (paused, an I/O error, …) it needs a resume.
+    /// Success means that a worker was forked, no more: follow the task.
     ///
     /// Dropping the future before it is done closes the connection; whether the request went out is
     /// then as unknown as after a crash.
@@ -213,19 +212,9 @@ impl Connection {
     /// # Errors
     /// [`Error::delivery`] says what may be concluded. It is `NotDelivered` only if no byte of the
     /// request left this process, or Proxmox itself said that it did not pass it on (595).
-    pub async fn post_reset(self, node: &str, vmid: Vmid) -> Result<Upid, Error> {
-        self.post(TaskKind::Reset, node, vmid).await
-    }
-
-    /// `POST /nodes/{node}/qemu/{vmid}/status/resume`, for a machine that a reset left in `prelaunch`.
-    /// As [`post_reset`](Self::post_reset) in everything else.
-    pub async fn post_resume(self, node: &str, vmid: Vmid) -> Result<Upid, Error> {
-        self.post(TaskKind::Resume, node, vmid).await
-    }
-
-    async fn post(mut self, kind: TaskKind, node: &str, vmid: Vmid) -> Result<Upid, Error> {
+    pub async fn post(mut self, action: PowerAction, node: &str, vmid: Vmid) -> Result<Upid, Error> {
         check_node(node)?;
-        let request = self.request(kind, node, vmid)?;
+        let request = self.request(action, node, vmid)?;
         let path = request.uri().path().to_owned();
         let deadline = Instant::now() + POST_TIMEOUT;
         let head = match timeout_at(deadline, self.send(request)).await {
@@ -256,16 +245,14 @@ impl Connection {
         result
     }
 
-    fn request(&self, kind: TaskKind, node: &str, vmid: Vmid) -> Result<Request<Empty<Bytes>>, Error> {
-        let action = match kind {
-            TaskKind::Reset => "reset",
-            TaskKind::Resume => "resume",
-        };
+    fn request(&self, action: PowerAction, node: &str, vmid: Vmid) -> Result<Request<Empty<Bytes>>, Error> {
         let unusable = |what| Error::InvalidArgument {
             what,
             value: self.endpoint.authority().to_owned(),
         };
-        let url = self.endpoint.url(["nodes", node, "qemu", &vmid.to_string(), "status", action]);
+        let url = self
+            .endpoint
+            .url(["nodes", node, "qemu", &vmid.to_string(), "status", action.as_str()]);
         let uri = url.path().parse::<Uri>().map_err(|_| unusable("path on"))?;
         let host = HeaderValue::from_str(self.endpoint.authority()).map_err(|_| unusable("host"))?;
         let token = self.client.transport.token.authorization();

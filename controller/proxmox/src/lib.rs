@@ -38,7 +38,7 @@ pub use cluster::{ClusterHaStatus, ClusterNode, ClusterStatus, Node, NodeState, 
 pub use config::{ApiToken, Config, ConfigError, DEFAULT_REQUESTS_PER_NODE, Endpoint, MAX_ENDPOINTS, MAX_REQUESTS};
 pub use connection::{Connection, MAX_CONNECTION_AGE};
 pub use error::{Delivery, Error};
-pub use task::{TaskEntry, TaskExit, TaskKind, TaskStatus};
+pub use task::{PowerAction, TaskEntry, TaskExit, TaskKind, TaskStatus};
 pub use trust::{Fingerprint, Trust};
 pub use upid::{Upid, UpidError};
 pub use vm::{GuestAgent, HaStatus, PowerState, RunState, VmCounters, VmResource, VmStatus};

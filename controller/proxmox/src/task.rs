@@ -9,6 +9,52 @@ use crate::loose;
 use crate::text::clean;
 use crate::upid::Upid;
 
+/// What can be asked of a VM's power. All need VM.PowerMgmt on the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PowerAction {
+    /// The reset button. A machine that was not executing (paused, an I/O error, …) is left in `prelaunch`, and needs a [`Resume`](Self::Resume).
+    Reset,
+    /// Lets a machine go on that is paused or in `prelaunch`.
+    Resume,
+    /// The guest is asked to shut down, through its QEMU guest agent where the VM has one, and the VM is started again. A guest that does not end within a minute,
+    /// or as long as the VM's `startup` says, makes the task fail - and may still end later.
+    Reboot,
+    /// Ends the VM's QEMU process. Of a VM that HA manages this only files a request.
+    Stop,
+    /// Starts the VM. Needs quorum. Of a VM that HA manages this only files a request.
+    Start,
+}
+
+impl PowerAction {
+    /// Proxmox's name, as it stands in a path.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Resume => "resume",
+            Self::Reboot => "reboot",
+            Self::Stop => "stop",
+            Self::Start => "start",
+        }
+    }
+
+    /// The kinds of task that carry it out.
+    pub fn tasks(self) -> &'static [TaskKind] {
+        match self {
+            Self::Reset => &[TaskKind::Reset],
+            Self::Resume => &[TaskKind::Resume],
+            Self::Reboot => &[TaskKind::Reboot],
+            Self::Stop => &[TaskKind::Stop, TaskKind::HaStop],
+            Self::Start => &[TaskKind::Start, TaskKind::HaStart],
+        }
+    }
+}
+
+impl fmt::Display for PowerAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The kinds of task that are looked for. Their names are Proxmox's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -17,6 +63,16 @@ pub enum TaskKind {
     Reset,
     /// `qmresume`: lets a paused machine go on.
     Resume,
+    /// `qmreboot`: shutdown and start.
+    Reboot,
+    /// `qmstop`.
+    Stop,
+    /// `qmstart`.
+    Start,
+    /// `hastop`: the request to HA.
+    HaStop,
+    /// `hastart`: the request to HA.
+    HaStart,
 }
 
 impl TaskKind {
@@ -25,6 +81,11 @@ impl TaskKind {
         match self {
             Self::Reset => "qmreset",
             Self::Resume => "qmresume",
+            Self::Reboot => "qmreboot",
+            Self::Stop => "qmstop",
+            Self::Start => "qmstart",
+            Self::HaStop => "hastop",
+            Self::HaStart => "hastart",
         }
     }
 }

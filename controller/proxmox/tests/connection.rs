@@ -6,13 +6,19 @@ mod support;
 
 use std::time::Duration;
 
-use defib_proxmox::{Delivery, Error, MAX_CONNECTION_AGE, Upid};
+use defib_proxmox::{Delivery, Error, MAX_CONNECTION_AGE, PowerAction, Upid};
 use support::{Authority, Reply, SECRET, Server, client, closed_port, json, response, status, until};
 
 const RESET: &str = "UPID:pve1:00001ED0:0003568B:6633A1E3:qmreset:100:svc@pve!ctl:";
 
 async fn reset(server: &Server) -> Result<Upid, Error> {
-    server.client().open(Some("pve1")).await.unwrap().post_reset("pve1", 100).await
+    server
+        .client()
+        .open(Some("pve1"))
+        .await
+        .unwrap()
+        .post(PowerAction::Reset, "pve1", 100)
+        .await
 }
 
 /// What is concluded from an answer; in all cases exactly one request must have been made.
@@ -30,8 +36,14 @@ async fn sends_one_plain_post_and_returns_the_task() {
     let client = server.client();
     let connection = client.open(None).await.unwrap();
     assert_eq!(server.requests(), [""; 0], "opening sends nothing");
-    assert_eq!(connection.post_reset("pve1", 100).await.unwrap().to_string(), RESET);
-    client.open(None).await.unwrap().post_resume("pve1", 101).await.unwrap();
+    assert_eq!(connection.post(PowerAction::Reset, "pve1", 100).await.unwrap().to_string(), RESET);
+    client
+        .open(None)
+        .await
+        .unwrap()
+        .post(PowerAction::Resume, "pve1", 101)
+        .await
+        .unwrap();
 
     let requests = server.requests();
     assert_eq!(requests.len(), 2);
@@ -58,7 +70,7 @@ async fn closed_while_idle_is_not_delivered() {
     let server = Server::closing_after(Duration::from_millis(50), json(&format!("\"{RESET}\"")));
     let connection = server.client().open(None).await.unwrap();
     until("the client sees the close", || connection.is_unusable()).await;
-    let error = connection.post_reset("pve1", 100).await.unwrap_err();
+    let error = connection.post(PowerAction::Reset, "pve1", 100).await.unwrap_err();
     assert!(matches!(error, Error::NotDelivered { .. }), "{error:?}");
     assert_eq!((error.delivery(), error.is_retryable()), (Delivery::NotDelivered, true));
     assert_eq!(server.requests(), [""; 0]);
@@ -77,7 +89,7 @@ async fn a_close_that_was_not_seen_yet_never_ends_in_success() {
         while server.closed() < round {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let error = connection.post_reset("pve1", 100).await.unwrap_err();
+        let error = connection.post(PowerAction::Reset, "pve1", 100).await.unwrap_err();
         assert_ne!(error.delivery(), Delivery::Answered, "{error:?}");
     }
     assert_eq!(server.requests(), [""; 0]);
@@ -98,7 +110,7 @@ async fn a_stalled_answer_is_ambiguous_after_the_deadline() {
     for sent in [Vec::new(), half_a_head, half_a_body] {
         let server = Server::always(Reply::Stall(sent));
         let connection = server.client().open(None).await.unwrap();
-        let post = tokio::spawn(connection.post_reset("pve1", 100));
+        let post = tokio::spawn(connection.post(PowerAction::Reset, "pve1", 100));
         until("the request arrives", || server.requests().len() == 1).await;
         let before = tokio::time::Instant::now();
         // From here tokio's clock jumps to the next deadline whenever nothing else can happen.
@@ -116,7 +128,7 @@ async fn an_old_connection_is_not_used() {
     let connection = server.client().open(None).await.unwrap();
     tokio::time::pause();
     tokio::time::advance(MAX_CONNECTION_AGE).await;
-    let error = connection.post_reset("pve1", 100).await.unwrap_err();
+    let error = connection.post(PowerAction::Reset, "pve1", 100).await.unwrap_err();
     assert!(matches!(error, Error::Stale { .. }), "{error:?}");
     assert_eq!((error.reason(), error.delivery()), ("Stale", Delivery::NotDelivered));
     tokio::time::resume();
@@ -210,7 +222,7 @@ async fn opens_to_the_next_endpoint_when_one_is_down() {
     let client = client(vec![closed_port(), server.endpoint()], server.ca());
     let connection = client.open(None).await.unwrap();
     assert_eq!(connection.endpoint(), format!("127.0.0.1:{}", server.port()));
-    connection.post_reset("pve1", 100).await.unwrap();
+    connection.post(PowerAction::Reset, "pve1", 100).await.unwrap();
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -244,7 +256,7 @@ async fn prefers_the_endpoint_on_the_vms_node() {
         .open(Some("localhost"))
         .await
         .unwrap()
-        .post_reset("localhost", 100)
+        .post(PowerAction::Reset, "localhost", 100)
         .await
         .unwrap();
     assert_eq!((first.accepted(), second.requests().len()), (0, 1));
@@ -255,7 +267,7 @@ async fn nothing_but_a_node_name_gets_into_the_path() {
     let server = Server::always(json(&format!("\"{RESET}\"")));
     for node in ["../..", "pve1/qemu/7", "pve1?x", "", "pve1%2f"] {
         let connection = server.client().open(None).await.unwrap();
-        let error = connection.post_reset(node, 100).await.unwrap_err();
+        let error = connection.post(PowerAction::Reset, node, 100).await.unwrap_err();
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error:?}");
         assert!(matches!(server.client().open(Some(node)).await, Err(Error::InvalidArgument { .. })));
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use defib_proxmox::{
-    ApiToken, Client, ClusterHaStatus, Config, Delivery, Error, NodeState, PowerState, RunState, TaskExit, TaskKind, TaskStatus, Trust,
+    ApiToken, Client, ClusterHaStatus, Config, Delivery, Error, NodeState, PowerAction, PowerState, RunState, TaskExit, TaskStatus, Trust,
     Upid,
 };
 use jiff::Timestamp;
@@ -89,7 +89,12 @@ fn client(simulator: &Simulator, id: &str, secret: &str) -> Client {
 
 impl Cluster {
     async fn reset(&self, node: &str, vmid: u32) -> Result<Upid, Error> {
-        self.client.open(Some(node)).await.unwrap().post_reset(node, vmid).await
+        self.client
+            .open(Some(node))
+            .await
+            .unwrap()
+            .post(PowerAction::Reset, node, vmid)
+            .await
     }
 
     /// Follows a task to its end.
@@ -115,7 +120,7 @@ impl Cluster {
     }
 
     async fn search(&self, since: Timestamp) -> Vec<String> {
-        let found = self.client.search_tasks("pve1", 100, TaskKind::Reset, since).await.unwrap();
+        let found = self.client.search_tasks("pve1", 100, PowerAction::Reset, since).await.unwrap();
         found.iter().map(|task| task.upid.to_string()).collect()
     }
 
@@ -274,10 +279,13 @@ async fn a_machine_that_did_not_execute_needs_a_resume() {
         .open(Some("pve1"))
         .await
         .unwrap()
-        .post_resume("pve1", 100)
+        .post(PowerAction::Resume, "pve1", 100)
         .await
         .unwrap();
-    assert_eq!((upid.kind(), cluster.exit(&upid).await), (TaskKind::Resume.as_str(), TaskExit::Ok));
+    assert_eq!(
+        (upid.kind(), cluster.exit(&upid).await),
+        (PowerAction::Resume.as_str(), TaskExit::Ok)
+    );
     assert_eq!(cluster.client.vm_status("pve1", 100).await.unwrap().qmp_status, RunState::Running);
 }
 
@@ -326,7 +334,13 @@ async fn refusals_are_told_apart() {
 
     let stranger = client(&cluster.simulator, TOKEN, "wrong");
     assert_eq!(stranger.version().await.unwrap_err().reason(), "AuthFailed");
-    let error = stranger.open(None).await.unwrap().post_reset("pve2", 100).await.unwrap_err();
+    let error = stranger
+        .open(None)
+        .await
+        .unwrap()
+        .post(PowerAction::Reset, "pve2", 100)
+        .await
+        .unwrap_err();
     assert_eq!((error.reason(), error.delivery()), ("AuthFailed", Delivery::Answered));
 
     let forbidden = cluster_with(|config| config.tokens[0] = token(TOKEN, &["VM.Audit"])).await;
@@ -399,7 +413,7 @@ async fn a_reset_whose_answer_is_lost_is_found() {
     }
     // Another token's reset is not ours.
     let auditor = client(&cluster.simulator, AUDITOR, SECRET);
-    let found = auditor.search_tasks("pve1", 100, TaskKind::Reset, since).await.unwrap();
+    let found = auditor.search_tasks("pve1", 100, PowerAction::Reset, since).await.unwrap();
     assert_eq!(found, []);
 }
 
@@ -430,7 +444,7 @@ async fn a_connection_the_server_closed_carries_nothing() {
         assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let error = connection.post_reset("pve1", 100).await.unwrap_err();
+    let error = connection.post(PowerAction::Reset, "pve1", 100).await.unwrap_err();
     assert_eq!(error.reason(), "NotDelivered");
     assert!(cluster.simulator.audit().is_empty());
 }

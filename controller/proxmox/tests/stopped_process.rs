@@ -47,7 +47,7 @@ fn the_process_to_be_stopped(endpoint: &str) -> ExitCode {
         println!("open");
         std::io::stdout().flush().unwrap();
         std::io::stdin().read_line(&mut String::new()).unwrap();
-        match connection.post_reset("pve1", 100).await {
+        match connection.post(defib_proxmox::PowerAction::Reset, "pve1", 100).await {
             Ok(_) => println!("Delivered"),
             Err(error) => println!("{:?}", error.delivery()),
         }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use defib_proxmox::{Error, TaskEntry, TaskExit, TaskKind, TaskStatus};
+use defib_proxmox::{Error, PowerAction, TaskEntry, TaskExit, TaskStatus};
 use jiff::{SignedDuration, Timestamp, Unit};
 use support::{Reply, Server, json, response, status};
 
@@ -49,7 +49,7 @@ fn node(offset: SignedDuration, is_auditor: bool, tasks: Reply) -> Server {
 }
 
 async fn search(server: &Server, since: Timestamp) -> Result<Vec<TaskEntry>, Error> {
-    server.client().search_tasks("pve1", 100, TaskKind::Reset, since).await
+    server.client().search_tasks("pve1", 100, PowerAction::Reset, since).await
 }
 
 #[tokio::test]

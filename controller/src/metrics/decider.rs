@@ -18,6 +18,7 @@ pub struct DeciderMetrics {
     trouble: IntCounterVec,
     public: IntCounterVec,
     guest_agents: IntGaugeVec,
+    starts: IntCounterVec,
 }
 
 impl DeciderMetrics {
@@ -90,6 +91,13 @@ impl DeciderMetrics {
             &["namespace", "cluster"],
         )?;
         registry.register(Box::new(guest_agents.clone()))?;
+        let starts = counters(
+            registry,
+            "defib_starts_sent_total",
+            "Requests to start a VM that a reset stopped, by what became of the request.",
+            "result",
+            &["task", "failed"],
+        )?;
         Ok(Self {
             sent,
             withdrawn,
@@ -99,6 +107,7 @@ impl DeciderMetrics {
             trouble,
             public,
             guest_agents,
+            starts,
         })
     }
 }
@@ -113,6 +122,12 @@ impl super::Metrics {
             Sent::Ambiguous { .. } => "ambiguous",
         };
         self.decider.sent.with_label_values(&[result]).inc();
+    }
+
+    /// Proxmox was asked to start a VM.
+    pub fn start_sent(&self, taken: bool) {
+        let result = if taken { "task" } else { "failed" };
+        self.decider.starts.with_label_values(&[result]).inc();
     }
 
     /// An intent was taken back.

@@ -216,13 +216,11 @@ fn news_of_vm(object: &Guarded<ManagedVM>) -> Option<u64> {
 }
 
 fn news_of_reset(object: &Guarded<VMReset>) -> Option<u64> {
-    let ended = object
-        .0
-        .as_ref()
-        .ok()
-        .and_then(|r| r.status.as_ref())
-        .is_some_and(|s| s.outcome.is_some());
-    Some(hash((common(object), ended)))
+    let status = object.0.as_ref().ok().and_then(|r| r.status.as_ref());
+    let ended = status.is_some_and(|s| s.outcome.is_some());
+    // From the end of its stop on, a VM is started.
+    let stopped = status.is_some_and(|s| s.start_owed.is_some() && s.task_end_time.is_some());
+    Some(hash((common(object), ended, stopped)))
 }
 
 fn generation<K: Resource>(object: &K) -> Option<u64> {

@@ -1,8 +1,8 @@
 //! What is asked of Proxmox VE, as a trait: behind it are the real client, and the simulated Proxmox of the world in virtual time (`controller/world`).
 
 use defib_proxmox::{
-    ClusterHaStatus, ClusterStatus, Config, ConfigError, Connection, Error, GuestAgent, Node, Permissions, TaskEntry, TaskKind, TaskStatus,
-    Upid, Version, VmConfig, VmResource, VmStatus, Vmid,
+    ClusterHaStatus, ClusterStatus, Config, ConfigError, Connection, Error, GuestAgent, Node, Permissions, PowerAction, TaskEntry,
+    TaskStatus, Upid, Version, VmConfig, VmResource, VmStatus, Vmid,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -37,14 +37,14 @@ pub trait Proxmox: Debug + Send + Sync {
     fn vm_config<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, VmConfig>;
     fn guest_agent<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, GuestAgent>;
     fn task_status<'a>(&'a self, upid: &'a Upid) -> Asked<'a, TaskStatus>;
-    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, kind: TaskKind, since: Timestamp) -> Asked<'a, Vec<TaskEntry>>;
+    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, action: PowerAction, since: Timestamp) -> Asked<'a, Vec<TaskEntry>>;
     fn open<'a>(&'a self, node: Option<&'a str>) -> Asked<'a, Box<dyn PowerConnection>>;
 }
 
 /// An open connection for one power action. Each method is that of [`Connection`] of the same name.
 #[expect(missing_docs, reason = "see defib_proxmox::Connection")]
 pub trait PowerConnection: Send {
-    fn post_reset<'a>(self: Box<Self>, node: &'a str, vmid: Vmid) -> Asked<'a, Upid>;
+    fn post<'a>(self: Box<Self>, action: PowerAction, node: &'a str, vmid: Vmid) -> Asked<'a, Upid>;
 }
 
 impl Proxmox for defib_proxmox::Client {
@@ -88,8 +88,8 @@ impl Proxmox for defib_proxmox::Client {
         self.task_status(upid).boxed()
     }
 
-    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, kind: TaskKind, since: Timestamp) -> Asked<'a, Vec<TaskEntry>> {
-        self.search_tasks(node, vmid, kind, since).boxed()
+    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, action: PowerAction, since: Timestamp) -> Asked<'a, Vec<TaskEntry>> {
+        self.search_tasks(node, vmid, action, since).boxed()
     }
 
     fn open<'a>(&'a self, node: Option<&'a str>) -> Asked<'a, Box<dyn PowerConnection>> {
@@ -102,7 +102,7 @@ impl Proxmox for defib_proxmox::Client {
 }
 
 impl PowerConnection for Connection {
-    fn post_reset<'a>(self: Box<Self>, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
-        (*self).post_reset(node, vmid).boxed()
+    fn post<'a>(self: Box<Self>, action: PowerAction, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+        (*self).post(action, node, vmid).boxed()
     }
 }

@@ -1,4 +1,7 @@
-//! VMReset: requests of people. This only sorts out those that may not run (any more); one that may is carried out by its ManagedVM's reconcile.
+//! VMReset: requests of people, of which those are sorted out that may not run (any more); one that may is carried out by its ManagedVM's reconcile. And starts that
+//! are owed to VMs which a reset stopped ([`start`]).
+
+pub mod start;
 
 use super::cache::Guarded;
 use super::context::Context;
@@ -32,11 +35,15 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
         Ok(reset) => reset,
         Err(invalid) => return Err(Error::Malformed(invalid.error.clone())),
     };
-    if reset.spec.trigger != Trigger::Manual || ended(reset) {
+    let is_request = reset.spec.trigger == Trigger::Manual && !ended(reset);
+    if !is_request && !start::is_owed(reset) {
         return Ok(Action::await_change());
     }
     if !ctx.witness.holds_lease() {
         return Ok(again(Duration::from_secs(2)));
+    }
+    if start::is_owed(reset) {
+        return start::reconcile(&ctx, reset).await;
     }
     let namespace = reset.namespace().unwrap_or_default();
     let now = ctx.clock.now();

@@ -125,14 +125,14 @@ impl<'a> People<'a> {
     }
 
     /// Asks for a reset.
-    pub async fn request(&self, vm: usize) {
+    pub async fn request(&self, vm: usize, action: ResetAction) {
         let now = self.world.clock.now();
         let name = &self.world.plan.vms[vm].name;
         let reset = VMReset::new(
             &format!("{name}-by-hand-{}", now.0),
             VMResetSpec {
                 vm_ref: NameRef { name: name.clone() },
-                action: ResetAction::Auto,
+                action,
                 reason: Some("it looks stuck".into()),
                 requested_by: Some("someone".into()),
                 trigger: Trigger::Manual,
@@ -163,6 +163,22 @@ fn pauses(on: bool) -> Vec<Pause> {
     on.then_some(pause).into_iter().collect()
 }
 
+fn steps(plan: &PolicyPlan) -> Vec<Step> {
+    [
+        (StepAction::GuestReboot, plan.guest_reboots),
+        (StepAction::Reset, plan.attempts),
+        (StepAction::PowerCycle, plan.power_cycles),
+    ]
+    .into_iter()
+    .filter(|(_, attempts)| *attempts > 0)
+    .map(|(action, max_attempts)| Step {
+        action,
+        max_attempts,
+        recovery_deadline_seconds: plan.recovery,
+    })
+    .collect()
+}
+
 fn policy(plan: &PolicyPlan) -> HealthPolicy {
     HealthPolicy::new(
         &plan.name,
@@ -174,11 +190,7 @@ fn policy(plan: &PolicyPlan) -> HealthPolicy {
             }),
             reset_policy: Some(ResetPolicy {
                 mode: Some(Mode::Enforce),
-                steps: Some(vec![Step {
-                    action: StepAction::Reset,
-                    max_attempts: plan.attempts,
-                    recovery_deadline_seconds: plan.recovery,
-                }]),
+                steps: Some(steps(plan)),
                 max_resets: Some(plan.max_resets),
                 window_seconds: Some(plan.window),
                 stabilization_seconds: Some(plan.stabilization),

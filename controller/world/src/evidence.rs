@@ -6,6 +6,7 @@ use crate::proxmox::{Effect, Machine, Post};
 use crate::record::{Heard, Log};
 use crate::weather::process_of;
 use crate::world::World;
+use defib_proxmox::PowerAction;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct Evidence {
     pub idle_writes: Vec<(Time, usize, String, String)>,
     /// POSTs, each with the journal as it was when it was sent.
     pub posts: Vec<Sent>,
+    /// Starts and resumes: they are in no journal, and made as often as it takes.
+    pub follow_ups: Vec<Post>,
     /// The processes.
     pub processes: Vec<Life>,
     /// The machines at the end.
@@ -164,12 +167,13 @@ impl Evidence {
             .collect();
         let journals: Vec<Vec<Entry>> = (0..plan.vms.len()).map(|vm| journal(&writes, vm)).collect();
         let vmids: BTreeMap<u32, usize> = plan.vms.iter().enumerate().map(|(n, vm)| (vm.vmid, n)).collect();
-        let posts = world
+        let (first, follow_ups): (Vec<Post>, Vec<Post>) = world
             .pve()
             .posts
             .iter()
-            .map(|post| sent(post, vmids[&post.vmid], &journals))
-            .collect();
+            .cloned()
+            .partition(|post| !matches!(post.action, PowerAction::Start | PowerAction::Resume));
+        let posts = first.iter().map(|post| sent(post, vmids[&post.vmid], &journals)).collect();
         let processes = world
             .processes()
             .iter()
@@ -185,6 +189,7 @@ impl Evidence {
             writes,
             idle_writes,
             posts,
+            follow_ups,
             processes,
             machines: world.pve().machines.clone(),
             journals,

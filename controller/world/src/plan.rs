@@ -4,6 +4,7 @@ use crate::chance::Dice;
 use crate::clock::Time;
 use crate::proxmox::Trouble;
 use crate::weather::{ApiTrouble, WatchTrouble};
+use defib_api::ResetAction;
 use std::time::Duration;
 
 /// Trouble begins no sooner: by then all agents have reported.
@@ -107,8 +108,12 @@ pub struct PolicyPlan {
     pub timeout: u32,
     /// Seconds of start-up grace.
     pub grace: u32,
-    /// Attempts of its one step.
+    /// Attempts of its step GuestReboot; 0: it has none.
+    pub guest_reboots: u32,
+    /// Attempts of its step Reset.
     pub attempts: u32,
+    /// Attempts of its step PowerCycle; 0: it has none.
+    pub power_cycles: u32,
     /// Seconds until an attempt has failed.
     pub recovery: u32,
     /// Resets in the window.
@@ -123,6 +128,13 @@ pub struct PolicyPlan {
     pub max_unhealthy: u32,
     /// Seconds for which a guest that moves data holds a reset back.
     pub veto: u32,
+}
+
+impl PolicyPlan {
+    /// Attempts over all steps.
+    pub fn all_attempts(&self) -> u32 {
+        self.guest_reboots + self.attempts + self.power_cycles
+    }
 }
 
 /// Something that happens.
@@ -171,7 +183,7 @@ pub enum Event {
     /// A policy is set to Observe, or to Enforce.
     Observe(usize, bool),
     /// A person asks for a reset.
-    Request(usize),
+    Request(usize, ResetAction),
     /// A ManagedVM is deleted, and made again.
     Delete(usize, bool),
     /// Proxmox has trouble, or none.
@@ -361,7 +373,13 @@ impl Plan {
                     4 => self.window(dice, Event::Delete(vm, true), Event::Delete(vm, false)),
                     _ => {
                         let at = moment(dice, 200);
-                        self.at(at, Event::Request(vm));
+                        let actions = [
+                            ResetAction::Auto,
+                            ResetAction::Reset,
+                            ResetAction::PowerCycle,
+                            ResetAction::GuestReboot,
+                        ];
+                        self.at(at, Event::Request(vm, dice.pick(&actions)));
                     }
                 }
             }
@@ -401,7 +419,9 @@ fn policy(dice: &mut Dice, name: &str) -> PolicyPlan {
         report,
         timeout: report * 4 + dice.between(0, 6) as u32,
         grace: dice.between(10, 20) as u32,
+        guest_reboots: u32::from(dice.percent(20)),
         attempts: dice.between(1, 3) as u32,
+        power_cycles: dice.pick(&[0, 1, 1, 2]),
         recovery: dice.between(25, 40) as u32,
         max_resets: dice.between(2, 4) as u32,
         window: dice.between(250, 900) as u32,

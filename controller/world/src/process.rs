@@ -13,6 +13,7 @@ use defib::heartbeat::receiver::{self, Limits as ReceiverLimits, PATH, canary_re
 use defib::heartbeat::serving::Serving;
 use defib::metrics::Metrics;
 use defib::reconcile::Context;
+use defib::reconcile::vm_reset::start;
 use defib_api::IntOrPercent;
 use defib_core::fleet::Limits;
 use http::{Request, Response, StatusCode, header};
@@ -104,7 +105,7 @@ impl Process {
         };
         tasks.spawn(ctx.witness.clone().loopback(report, stop.clone()));
         let running = assembly.start(&stop, &last);
-        tasks.spawn(carry_on(running, stop.clone(), last));
+        tasks.spawn(carry_on(running, ctx.clone(), stop.clone(), last));
         world.processes().push(Self {
             controller,
             started: world.clock.now(),
@@ -163,13 +164,14 @@ impl Process {
 }
 
 /// As `defib run` does: what is under way ends first, the lease last.
-async fn carry_on(running: Running, stop: CancellationToken, last: CancellationToken) {
+async fn carry_on(running: Running, ctx: Arc<Context>, stop: CancellationToken, last: CancellationToken) {
     let Running {
         mut deciding,
         mut witnessing,
     } = running;
     stop.cancelled().await;
     let _ = tokio::time::timeout(Duration::from_secs(45), async { while deciding.join_next().await.is_some() {} }).await;
+    start::pay_all(&ctx).await;
     last.cancel();
     while witnessing.join_next().await.is_some() {}
 }

@@ -193,7 +193,7 @@ async fn happen(world: &Arc<World>, event: Event, due: &mut BTreeMap<Time, Vec<D
         Event::PausePolicy(policy, on) => people.pause_policy(policy, on).await,
         Event::PauseCluster(on) => people.pause_cluster(on).await,
         Event::Observe(policy, on) => people.observe(policy, on).await,
-        Event::Request(vm) => people.request(vm).await,
+        Event::Request(vm, action) => people.request(vm, action).await,
         Event::Delete(vm, gone) => people.delete(vm, gone).await,
         Event::Proxmox(trouble) => world.pve().trouble = trouble,
         Event::Api(trouble) => world.change_weather(|w| w.api = trouble),
@@ -297,7 +297,7 @@ fn describe(world: &World, event: &Event) -> (Option<usize>, String) {
                 on(yes, "Observe", "Enforce")
             ),
         ),
-        Event::Request(vm) => (Some(*vm), "somebody asks for a reset".into()),
+        Event::Request(vm, action) => (Some(*vm), format!("somebody asks for {action:?}")),
         Event::Delete(vm, yes) => (Some(*vm), on(yes, "its ManagedVM is deleted", "its ManagedVM is made again")),
         Event::Proxmox(trouble) => (None, format!("Proxmox: {}", trouble.map_or("well".into(), |t| format!("{t:?}")))),
         Event::Api(trouble) => (None, format!("API server: {}", trouble.map_or("well".into(), |t| format!("{t:?}")))),

@@ -43,6 +43,10 @@ pub enum Sabotage {
     NeverWrites,
     /// Proxmox shows each machine as locked.
     SeesLocks,
+    /// Starts are answered well and not carried out.
+    NeverStarts,
+    /// Each request to Proxmox is followed by a start.
+    StartsAlso,
     /// The end of a VMReset is answered well and not carried out.
     NeverFinishes,
 }
@@ -50,7 +54,10 @@ pub enum Sabotage {
 impl Sabotage {
     /// Whether it stands between controller and Kubernetes.
     pub fn of_kubernetes(self) -> bool {
-        !matches!(self, Self::DeafReceiver | Self::KnowsOneBoot | Self::PostsTwice | Self::SeesLocks)
+        !matches!(
+            self,
+            Self::DeafReceiver | Self::KnowsOneBoot | Self::PostsTwice | Self::SeesLocks | Self::NeverStarts | Self::StartsAlso
+        )
     }
 }
 

@@ -19,7 +19,19 @@ pub fn transcript(e: &Evidence, vm: Option<usize>) -> Vec<String> {
         for s in e.posts.iter().filter(|s| s.vm == vm) {
             lines.push((
                 s.post.sent,
-                format!("process {} sends a reset to {}: {:?}", s.post.process, s.post.node, s.post.effect),
+                format!(
+                    "process {} sends a {} to {}: {:?}",
+                    s.post.process, s.post.action, s.post.node, s.post.effect
+                ),
+            ));
+        }
+        for post in e.follow_ups.iter().filter(|p| p.vmid == e.plan.vms[vm].vmid) {
+            lines.push((
+                post.sent,
+                format!(
+                    "process {} sends a {} to {}: {:?}",
+                    post.process, post.action, post.node, post.effect
+                ),
             ));
         }
         for pair in e.log.heard.iter().filter(|h| h.vm == vm).collect::<Vec<_>>().windows(2) {

@@ -23,7 +23,8 @@ fn plan(events: &[(u64, Event)]) -> Plan {
     }
     let policy = &mut plan.policies[0];
     (policy.report, policy.timeout, policy.grace) = (3, 12, 10);
-    (policy.attempts, policy.recovery, policy.stabilization) = (2, 25, 5);
+    (policy.guest_reboots, policy.attempts, policy.power_cycles) = (0, 2, 0);
+    (policy.recovery, policy.stabilization) = (25, 5);
     (policy.max_resets, policy.window) = (2, 900);
     (policy.max_in_flight, policy.max_unhealthy, policy.veto) = (1, 50, 15);
     plan.max_in_flight = 1;
@@ -123,10 +124,15 @@ fn s10_sees_a_heartbeat_that_goes_back() {
 }
 
 #[test]
-fn s11_sees_a_reset_of_a_vm_that_boots_again_and_again() {
+fn s11_sees_a_start_that_is_owed_to_nobody() {
+    is_seen_by("S11", Sabotage::StartsAlso, &hang());
+}
+
+#[test]
+fn s12_sees_a_reset_of_a_vm_that_boots_again_and_again() {
     let mut events: Vec<_> = [30, 50, 70, 90].map(|at| (at, Event::GuestReboot(0))).to_vec();
     events.push((110, Event::Hang(0, 0)));
-    is_seen_by("S11", Sabotage::KnowsOneBoot, &plan(&events));
+    is_seen_by("S12", Sabotage::KnowsOneBoot, &plan(&events));
 }
 
 #[test]
@@ -149,4 +155,11 @@ fn l3_sees_a_hang_that_is_left_alone() {
 #[test]
 fn l4_sees_a_record_that_never_ends() {
     is_seen_by("L4", Sabotage::NeverFinishes, &hang());
+}
+
+#[test]
+fn l5_sees_a_vm_that_is_not_started_again() {
+    let mut plan = plan(&[(60, Event::Hang(0, 1))]);
+    (plan.policies[0].attempts, plan.policies[0].power_cycles) = (1, 1);
+    is_seen_by("L5", Sabotage::NeverStarts, &plan);
 }

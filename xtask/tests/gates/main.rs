@@ -3,6 +3,7 @@
 mod boots;
 mod caps;
 mod kept;
+mod steps;
 mod storms;
 
 use anyhow::{Context, Result, ensure};

@@ -163,18 +163,6 @@ fn percent_rounds_up_and_never_below_one() {
 }
 
 #[test]
-fn attempts_walk_through_the_steps() {
-    let step = |n| Step {
-        action: StepAction::Reset,
-        max_attempts: n,
-        recovery_deadline_seconds: 10,
-    };
-    let steps = [step(2), step(1)];
-    let numbers: Vec<_> = (1..=4).map(|a| step_of(&steps, a).map(|(n, _)| n)).collect();
-    assert_eq!(numbers, [Some(1), Some(1), Some(2), None]);
-}
-
-#[test]
 fn an_expired_pause_does_not_stand() {
     let t = |s: &str| s.parse::<Timestamp>().unwrap();
     let pause = |owner: &str, end: Option<&str>| Pause {

@@ -389,6 +389,23 @@ impl Scene {
         self
     }
 
+    /// For this.
+    pub fn asking_for(mut self, action: ResetAction) -> Self {
+        self.manual.as_mut().unwrap().spec.action = action;
+        self
+    }
+
+    /// The policy's steps.
+    pub fn steps(self, steps: &[(StepAction, u32)]) -> Self {
+        let step = |(action, max_attempts): &(StepAction, u32)| Step {
+            action: *action,
+            max_attempts: *max_attempts,
+            recovery_deadline_seconds: DEADLINE as u32,
+        };
+        let steps = steps.iter().map(step).collect();
+        self.reset_policy(|p| p.steps = Some(steps))
+    }
+
     // ---- what follows ----
 
     pub fn effective(&self) -> Effective {

@@ -51,7 +51,7 @@ proptest! {
     fn an_end_never_changes_the_count((before, episode, trigger) in before(), end in stored_time()) {
         let begun = before.begin(defib_api::CurrentReset { trigger, ..intent() }, episode);
         for outcome in [Outcome::Recovered, Outcome::NotRecovered, Outcome::Failed, Outcome::Unknown] {
-            let done = begun.clone().finish(outcome, Now { mono: Mono(0), wall: end });
+            let done = begun.clone().finish(outcome, &[], Now { mono: Mono(0), wall: end });
             prop_assert_eq!(&done.recent, &begun.recent);
             prop_assert_eq!(&done.current, &None);
             let attempts = done.episode.map(|e| e.attempts);

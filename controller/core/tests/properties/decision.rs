@@ -3,7 +3,7 @@
 use crate::common::*;
 use crate::generate::scene;
 use crate::oracle::forbids;
-use defib_api::{Outcome, Trigger};
+use defib_api::{GuestAgentState, Outcome, StepAction, Trigger};
 use defib_core::conditions::kind;
 use defib_core::decide::{Cause, Decision, Next};
 use defib_core::fleet::standing;
@@ -37,6 +37,21 @@ proptest! {
     fn no_automatic_reset_begins_that_a_rule_forbids(scene in scene(4)) {
         if automatic(&scene.decide()) {
             prop_assert_eq!(forbids(&scene), Vec::<&str>::new());
+        }
+    }
+
+    /// What begins is possible, whoever wants it.
+    #[test]
+    fn what_begins_is_possible(scene in scene(6)) {
+        if let Next::Begin(intent) = scene.decide().next {
+            let closer = scene.closer.clone().unwrap();
+            let look = closer.look.unwrap();
+            match intent.current.action {
+                StepAction::Reset => prop_assert!(!look.no_reboot),
+                StepAction::GuestReboot => prop_assert_eq!(closer.guest_agent, Some(GuestAgentState::Answers)),
+                StepAction::PowerCycle => {}
+            }
+            prop_assert!(intent.current.action == StepAction::Reset || !look.no_quorum, "it could not be started again");
         }
     }
 
@@ -178,6 +193,7 @@ fn the_generated_scenes_reach_all_decisions() {
         "HABusy",
         "IdentityChanged",
         "NoReboot",
+        "GuestAgentSilent",
         "NodeNotOnline",
         "DuplicateMachine",
         "OwnHost",

@@ -131,9 +131,14 @@ fn pauses() -> impl Strategy<Value = Vec<Pause>> {
 }
 
 fn reset_policy() -> impl Strategy<Value = ResetPolicy> {
-    let steps = prop::collection::vec((0u32..4, seconds()), 0..4).prop_map(|steps| {
-        let step = |(max_attempts, recovery_deadline_seconds)| Step {
-            action: StepAction::Reset,
+    let action = prop_oneof![
+        3 => Just(StepAction::Reset),
+        1 => Just(StepAction::GuestReboot),
+        1 => Just(StepAction::PowerCycle),
+    ];
+    let steps = prop::collection::vec((action, 0u32..4, seconds()), 0..4).prop_map(|steps| {
+        let step = |(action, max_attempts, recovery_deadline_seconds)| Step {
+            action,
             max_attempts,
             recovery_deadline_seconds,
         };

@@ -1,7 +1,7 @@
 //! What the rules demand of an automatic reset, written down a second time, in another way than core does: from the rules' words, over the raw input.
 
 use crate::common::*;
-use defib_api::{AgentState, GuestAgentCheck, GuestAgentState, HeartbeatStatus, IdentityCheck, Metric, Mode, ThresholdAction};
+use defib_api::{AgentState, GuestAgentCheck, GuestAgentState, HeartbeatStatus, IdentityCheck, Metric, Mode, StepAction, ThresholdAction};
 use defib_core::fleet::{Count, Limits};
 use defib_core::heartbeat::same_machine;
 use defib_core::policy::Effective;
@@ -99,7 +99,10 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
         return no;
     };
     if let Ok(look) = &closer.look {
-        unless(look.qmp_status == "running", "it runs");
+        unless(
+            ["running", "internal-error", "guest-panicked"].contains(&look.qmp_status.as_str()),
+            "it runs, or QEMU says that its guest is dead",
+        );
         unless(look.lock.is_none(), "it is unlocked");
         let busy = look
             .ha_state
@@ -113,7 +116,19 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
             },
             "it is the same machine",
         );
-        unless(!look.no_reboot, "a reset does not stop it");
+        let used = status.episode.as_ref().map_or(0, |e| e.attempts);
+        let ladder: Vec<StepAction> = e
+            .steps
+            .iter()
+            .flat_map(|step| std::iter::repeat_n(step.action, step.max_attempts as usize))
+            .collect();
+        let left = ladder.get(used as usize..).filter(|left| !left.is_empty()).unwrap_or(&ladder);
+        let possible = left.iter().any(|action| match action {
+            StepAction::Reset => !look.no_reboot,
+            StepAction::GuestReboot => closer.guest_agent == Some(GuestAgentState::Answers),
+            StepAction::PowerCycle => true,
+        });
+        unless(possible, "a step is possible");
         unless(look.node_status == "online", "its node is online");
         unless(!look.node_in_maintenance, "nobody works on its node");
         unless(!look.no_quorum, "the cluster is quorate");

@@ -1,6 +1,4 @@
 //! The rules by which a VM is reset, as tables that a reader can check: one file a rule, in the rules' own words, each case in plain words with what must follow.
-//!
-//! Rule 8 (a start is owed after our stop) has no part here, as the only action is the reset button, which stops nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +16,7 @@ mod rule_04_budgets;
 mod rule_04_corroboration;
 mod rule_04_gates;
 mod rule_04_observe;
+mod rule_04_steps;
 mod rule_04_storms;
 mod rule_04_thresholds;
 mod rule_04_triggers;
@@ -26,5 +25,6 @@ mod rule_05_protocol;
 mod rule_06_boot_loops;
 mod rule_06_recovered;
 mod rule_07_ambiguous;
+mod rule_08_start_owed;
 mod rule_09_memory;
 mod rule_10_deleting;

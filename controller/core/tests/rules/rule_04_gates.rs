@@ -405,13 +405,13 @@ fn the_first_gate_that_fails_is_the_reason() {
         ("Locked", |s| look_of(s).lock = None),
         ("HABusy", |s| look_of(s).ha_state = None),
         ("IdentityChanged", |s| look_of(s).uuid = Some(MACHINE)),
-        ("NoReboot", |s| look_of(s).no_reboot = false),
         ("NodeNotOnline", |s| look_of(s).node_status = "online".into()),
         ("NodeMaintenance", |s| look_of(s).node_in_maintenance = false),
         ("NoQuorum", |s| look_of(s).no_quorum = false),
         ("DuplicateMachine", |s| s.duplicate_of = None),
         ("OwnHost", |s| s.own_node = None),
         ("StartupGrace", |s| look_of(s).uptime = secs(9_000)),
+        ("NoReboot", |s| look_of(s).no_reboot = false),
         ("GuestAgentAnswers", |s| {
             s.closer.as_mut().unwrap().guest_agent = Some(GuestAgentState::Silent)
         }),

@@ -1,7 +1,7 @@
 //! **By trigger**: Silence = all gates; Manual = one in flight, reachable, unlocked, HA harmless, same identity.
 
 use crate::common::*;
-use defib_api::{Mode, Trigger};
+use defib_api::{Mode, ResetAction, Trigger};
 use defib_core::conditions::kind;
 use defib_core::decide::Next;
 use defib_core::observer::Trouble;
@@ -72,6 +72,21 @@ fn what_a_person_waits_for_is_said() {
         ),
         ("no uuid to compare", asked().look(|l| l.uuid = None), Some("IdentityUnknown")),
         ("a reset would stop it", asked().look(|l| l.no_reboot = true), Some("NoReboot")),
+        (
+            "it is being migrated",
+            asked().look(|l| l.qmp_status = "inmigrate".into()),
+            Some("NotRunning"),
+        ),
+        (
+            "it could be stopped and not started",
+            asked().asking_for(ResetAction::PowerCycle).look(|l| l.no_quorum = true),
+            Some("NoQuorum"),
+        ),
+        (
+            "nobody answers who could reboot",
+            asked().asking_for(ResetAction::GuestReboot),
+            Some("GuestAgentSilent"),
+        ),
         (
             "its node is down",
             asked().look(|l| l.node_status = "unknown".into()),

@@ -146,7 +146,7 @@ fn the_end_clears_the_journal_and_keeps_the_count() {
     let Intent { current, episode, .. } = begun(&scene);
     let entered = Books::of(scene.vm.status.as_ref()).begin(current, episode);
     for outcome in [Outcome::Recovered, Outcome::NotRecovered, Outcome::Failed, Outcome::Unknown] {
-        let done = entered.clone().finish(outcome, at(NOW + 700));
+        let done = entered.clone().finish(outcome, &[], at(NOW + 700));
         assert_eq!((done.current, done.recent), (None, entered.recent.clone()), "{outcome:?}");
         match outcome {
             Outcome::Recovered => assert_eq!(done.episode, None),

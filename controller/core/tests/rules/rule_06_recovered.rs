@@ -140,7 +140,7 @@ fn silent_again_before_it_was_stable_is_the_same_episode() {
         (ending.outcome, ending.boot_id_after.as_deref()),
         (Outcome::NotRecovered, Some("boot-b"))
     );
-    let books = defib_core::journal::Books::of(scene.vm.status.as_ref()).finish(ending.outcome, scene.now);
+    let books = defib_core::journal::Books::of(scene.vm.status.as_ref()).finish(ending.outcome, &[], scene.now);
     let next = scene
         .status(|s| {
             s.current_reset = books.current;

@@ -119,7 +119,7 @@ fn unknown_is_verified_like_any_other_and_costs_one_attempt() {
         panic!("the deadline has passed")
     };
     assert_eq!(ending.outcome, Outcome::Unknown);
-    let books = Books::of(scene(0).vm.status.as_ref()).finish(ending.outcome, at(NOW + 601));
+    let books = Books::of(scene(0).vm.status.as_ref()).finish(ending.outcome, &[], at(NOW + 601));
     assert_eq!(books.episode.unwrap().attempts, 1, "the attempt stays spent");
 
     let proved = scene(60)

@@ -6,12 +6,12 @@ use super::super::proxmox::PowerConnection;
 use super::super::{Error, again};
 use super::observe::{Facts, cluster_of, policy_of};
 use super::{books, progress, record, report};
-use defib_api::{CurrentReset, ManagedVM, Outcome, Trigger};
+use defib_api::{CurrentReset, ManagedVM, Outcome, StepAction, Trigger};
 use defib_core::decide::{Cause, Decision, Intent};
 use defib_core::fleet::over_committed;
 use defib_core::journal::{Books, INTENT_EXPIRES, Sent, sent};
 use defib_core::time::Now;
-use defib_proxmox::Delivery;
+use defib_proxmox::{Delivery, PowerAction};
 use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
@@ -44,7 +44,7 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
     };
     let vmid = facts.vm.spec.proxmox.vmid;
     let sent_at = ctx.clock.now();
-    let answer = connection.post_reset(&current.node, vmid).await;
+    let answer = connection.post(power_action(current.action), &current.node, vmid).await;
     let outcome = match answer {
         Ok(upid) => Sent::Task { upid: upid.to_string() },
         Err(error) => {
@@ -58,11 +58,12 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
     };
     // Only now: no courtesy may take time between the decision and the request.
     report::events(ctx, facts, &conditions).await;
-    tracing::info!(vm = %facts.key, reset = current.name, ?outcome, "reset requested of Proxmox");
+    tracing::info!(vm = %facts.key, reset = current.name, action = current.action.as_str(), ?outcome, "requested of Proxmox");
     ctx.metrics.reset_sent(&outcome);
     if !matches!(outcome, Sent::NotDelivered { .. } | Sent::Refused { .. }) {
         ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
-        let note = format!("VMReset {}, attempt {}: {}", current.name, current.attempt, intent.why);
+        let (name, action) = (&current.name, current.action.as_str());
+        let note = format!("VMReset {name}, attempt {} ({action}): {}", current.attempt, intent.why);
         ctx.events.publish(&facts.vm, EventType::Warning, "ResetSent", &note).await;
     }
     progress::apply(ctx, facts, current, sent(current, outcome, sent_at)).await
@@ -93,6 +94,16 @@ pub async fn only_record(ctx: &Context, facts: &Facts, decision: &Decision, inte
     }
     // By then the watch has brought the record.
     Ok(again(Duration::from_secs(1)))
+}
+
+/// What an attempt asks of Proxmox.
+pub fn power_action(action: StepAction) -> PowerAction {
+    match action {
+        StepAction::GuestReboot => PowerAction::Reboot,
+        StepAction::Reset => PowerAction::Reset,
+        // The start after it is owed: see `vm_reset::start`.
+        StepAction::PowerCycle => PowerAction::Stop,
+    }
 }
 
 /// All between the journal and the POST.

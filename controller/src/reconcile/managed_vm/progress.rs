@@ -2,13 +2,13 @@
 
 use super::super::context::Context;
 use super::super::{Error, at_deadline};
-use super::attempt::{Withdrawal, withdraw};
+use super::attempt::{Withdrawal, power_action, withdraw};
 use super::observe::Facts;
 use super::{books, record};
-use defib_api::{CurrentReset, Outcome};
+use defib_api::{CurrentReset, Outcome, StepAction};
 use defib_core::decide::Decision;
 use defib_core::journal::{Books, Change, Ending, Step, TaskEnd, polled, searched};
-use defib_proxmox::{TaskExit, TaskKind, TaskStatus, Upid};
+use defib_proxmox::{PowerAction, RunState, TaskExit, TaskStatus, Upid};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use std::time::Duration;
@@ -23,6 +23,9 @@ pub enum Progress {
 
 /// Soon enough that a step follows the other at once, after the watch has brought our own write.
 const SOON: Duration = Duration::from_millis(100);
+
+/// How often a VM that was reset and has not come back is looked at: QEMU may only now do what it was asked for, and not let the guest go on.
+const RESUME_AGAIN: Duration = Duration::from_secs(30);
 
 /// Carries out one step.
 ///
@@ -44,9 +47,18 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
     match step {
         // Only the holder writes the record: one that is written here could outlast an intent that its holder is just taking back.
         Step::Leave { .. } => Ok(Progress::Waits(at_deadline(decision.check_after))),
-        Step::Verify { .. } => {
+        Step::Verify { stabilizing, .. } => {
             record::progress(ctx, &facts.vm, &current).await?;
-            Ok(Progress::Waits(at_deadline(decision.check_after)))
+            let may_stand = !stabilizing && current.action == StepAction::Reset;
+            if may_stand {
+                resume(ctx, facts, &current).await;
+            }
+            let wait = if may_stand {
+                decision.check_after.min(RESUME_AGAIN)
+            } else {
+                decision.check_after
+            };
+            Ok(Progress::Waits(at_deadline(wait)))
         }
         Step::TakeOver => {
             let ours = CurrentReset {
@@ -102,7 +114,11 @@ async fn changed(ctx: &Context, facts: &Facts, current: &CurrentReset, change: C
 /// Rule 7: looks among the node's tasks. A Proxmox that cannot be asked has told nothing, like one that does not have the task.
 async fn search(ctx: &Context, facts: &Facts, current: &CurrentReset, since: jiff::Timestamp) -> Option<String> {
     let vmid = facts.vm.spec.proxmox.vmid;
-    match facts.client()?.search_tasks(&current.node, vmid, TaskKind::Reset, since).await {
+    match facts
+        .client()?
+        .search_tasks(&current.node, vmid, power_action(current.action), since)
+        .await
+    {
         Ok(tasks) => {
             // The search begins a few seconds early: the task of an attempt just before is not this one's.
             let known = record::known_tasks(ctx, &facts.vm, &current.name);
@@ -112,6 +128,34 @@ async fn search(ctx: &Context, facts: &Facts, current: &CurrentReset, since: jif
             tracing::warn!(vm = %facts.key, reset = current.name, %error, "cannot search for the task");
             None
         }
+    }
+}
+
+/// QEMU leaves a machine that did not execute when it was reset (its guest had panicked, or somebody had paused it) in `prelaunch`: it is told to go on. That does
+/// nothing to a machine that runs, so it is done as often as it takes.
+async fn resume(ctx: &Context, facts: &Facts, current: &CurrentReset) {
+    let vmid = facts.vm.spec.proxmox.vmid;
+    let (Some(client), Some(node)) = (facts.client(), facts.node()) else {
+        return;
+    };
+    match client.vm_status(node, vmid).await {
+        Ok(status) if status.qmp_status == RunState::Prelaunch => {}
+        Ok(_) => return,
+        Err(error) => {
+            tracing::debug!(vm = %facts.key, %error, "cannot look whether the reset left the VM in prelaunch");
+            return;
+        }
+    }
+    let resumed = async { client.open(Some(node)).await?.post(PowerAction::Resume, node, vmid).await };
+    match resumed.await {
+        Ok(_) => {
+            let note = format!(
+                "VMReset {}: the VM did not execute when it was reset, and is told to go on",
+                current.name
+            );
+            ctx.events.publish(&facts.vm, EventType::Normal, "ResumeSent", &note).await;
+        }
+        Err(error) => tracing::warn!(vm = %facts.key, %error, "cannot resume the VM"),
     }
 }
 
@@ -140,8 +184,8 @@ fn task_end(exit: &TaskExit) -> TaskEnd {
     match exit {
         TaskExit::Ok | TaskExit::Warnings(_) => TaskEnd::Ok,
         TaskExit::Locked { .. } | TaskExit::LockTimeout => TaskEnd::Refused { text },
-        // A request that QEMU did not answer may still be carried out when QEMU goes on.
-        TaskExit::QmpUnresponsive | TaskExit::Unexpected => TaskEnd::Unclear { text },
+        TaskExit::QmpUnresponsive => TaskEnd::Unresponsive { text },
+        TaskExit::Unexpected => TaskEnd::Unclear { text },
         TaskExit::Error(_) => TaskEnd::Failed { text },
     }
 }
@@ -153,7 +197,10 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
         ctx.ledger.caused(&facts.key, boot_id);
     }
     record::finish(ctx, &facts.vm, current, ending, now).await?;
-    books::update(ctx, &facts.key, current, |books| books.finish(ending.outcome, now)).await?;
+    books::update(ctx, &facts.key, current, |books| {
+        books.finish(ending.outcome, &facts.effective.steps, now)
+    })
+    .await?;
     ctx.metrics.reset_finished(ending.outcome);
     let (kind, reason) = match ending.outcome {
         Outcome::Recovered => (EventType::Normal, "Recovered"),

@@ -4,8 +4,9 @@ use super::super::Error;
 use super::super::cache::key_of;
 use super::super::context::{Context, vm_key};
 use super::super::kube_api::{DECIDER, call};
+use super::super::vm_reset::start;
 use super::attempt::Withdrawal;
-use defib_api::{CurrentReset, ManagedVM, Outcome, ResetAction, ResetState, StepAction, Trigger, VMReset, VMResetSpec, VMResetStatus};
+use defib_api::{CurrentReset, ManagedVM, Outcome, ResetState, Trigger, VMReset, VMResetSpec, VMResetStatus};
 use defib_core::conditions::{Draft, Is, kind, merge};
 use defib_core::decide::{Intent, would_reset_name};
 use defib_core::journal::{Ending, INTENT_EXPIRES};
@@ -28,11 +29,15 @@ fn api(ctx: &Context, vm: &ManagedVM) -> Api<VMReset> {
 /// # Errors
 /// When it could not be written.
 pub async fn open(ctx: &Context, vm: &ManagedVM, intent: &Intent) -> Result<(), Error> {
-    if intent.current.trigger == Trigger::Automatic {
-        create(ctx, vm, &intent.current, &intent.why).await?;
+    let owes = intent.current.action.owes_start();
+    match intent.current.trigger {
+        Trigger::Automatic => create(ctx, vm, &intent.current, &intent.why, owes).await?,
+        Trigger::Manual if owes => start::hold(ctx, &vm.namespace().unwrap_or_default(), &intent.current.name).await?,
+        Trigger::Manual => {}
     }
     let status = VMResetStatus {
         evidence: Some(intent.evidence.clone()),
+        start_owed: owes.then(|| start::debt(vm, &intent.current)),
         ..status_of(&intent.current)
     };
     patch(ctx, vm, &intent.current.name, &status).await
@@ -43,7 +48,7 @@ pub async fn open(ctx: &Context, vm: &ManagedVM, intent: &Intent) -> Result<(), 
 /// # Errors
 /// When it could not be written.
 pub async fn would_reset(ctx: &Context, vm: &ManagedVM, intent: &Intent, now: Now) -> Result<(), Error> {
-    create(ctx, vm, &intent.current, &intent.why).await?;
+    create(ctx, vm, &intent.current, &intent.why, false).await?;
     let message = "nothing was done, as this VM is only observed: with mode Enforce it would have been reset now";
     let complete = Draft::new(kind::COMPLETE, Is::True, Outcome::WouldReset.as_str(), message);
     let status = VMResetStatus {
@@ -69,8 +74,8 @@ pub fn would_reset_is_recorded(ctx: &Context, vm: &ManagedVM) -> bool {
     record.and_then(|r| r.status).is_some_and(|s| s.outcome.is_some())
 }
 
-/// Makes the record of an automatic reset, or finds it made already.
-async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str) -> Result<(), Error> {
+/// Makes the record of an automatic reset, or finds it made already. One that owes a start is held until that is made.
+async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str, owes: bool) -> Result<(), Error> {
     let not_after = current
         .intent_time
         .checked_add(SignedDuration::try_from(INTENT_EXPIRES).unwrap_or_default())
@@ -79,9 +84,7 @@ async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str
         &current.name,
         VMResetSpec {
             vm_ref: defib_api::NameRef { name: vm.name_any() },
-            action: match current.action {
-                StepAction::Reset => ResetAction::Reset,
-            },
+            action: current.action.into(),
             reason: Some(why.chars().take(512).collect()),
             requested_by: None,
             trigger: Trigger::Automatic,
@@ -89,7 +92,12 @@ async fn create(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &str
         },
     );
     reset.metadata.owner_references = vm.controller_owner_ref(&()).map(|o| vec![o]);
-    reset.metadata.labels = Some(BTreeMap::from([(VM_LABEL.to_owned(), vm.name_any())]));
+    let mut labels = BTreeMap::from([(VM_LABEL.to_owned(), vm.name_any())]);
+    if owes {
+        labels.extend(start::label());
+        reset.metadata.finalizers = Some(vec![start::OWED.to_owned()]);
+    }
+    reset.metadata.labels = Some(labels);
     match call(
         "create the VMReset",
         api(ctx, vm).create(
@@ -153,8 +161,21 @@ pub async fn finish(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, endin
 async fn write(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, status: &VMResetStatus) -> Result<(), Error> {
     match patch(ctx, vm, &current.name, status).await {
         Err(Error::Gone { .. }) if current.trigger == Trigger::Automatic => {
-            create(ctx, vm, current, "its first record was lost; this one is made from the journal").await?;
-            patch(ctx, vm, &current.name, status).await
+            let owes = current.action.owes_start();
+            create(
+                ctx,
+                vm,
+                current,
+                "its first record was lost; this one is made from the journal",
+                owes,
+            )
+            .await?;
+            // Whether the start was made stood in the lost one. A VM that runs is not started again.
+            let status = VMResetStatus {
+                start_owed: owes.then(|| start::debt(vm, current)),
+                ..status.clone()
+            };
+            patch(ctx, vm, &current.name, &status).await
         }
         // A person deleted the request: the journal goes on without it.
         Err(Error::Gone { .. }) => Ok(()),
@@ -167,6 +188,10 @@ async fn write(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, status: &V
 /// # Errors
 /// When it could not be written.
 pub async fn withdraw(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, why: &Withdrawal) -> Result<(), Error> {
+    if current.action.owes_start() {
+        // It was not stopped.
+        start::settle(ctx, &vm.namespace().unwrap_or_default(), &current.name).await?;
+    }
     let done = match current.trigger {
         Trigger::Automatic => call("delete the VMReset", api(ctx, vm).delete(&current.name, &DeleteParams::default()))
             .await
@@ -294,6 +319,7 @@ fn surplus(records: Vec<VMReset>, keep: usize) -> Vec<VMReset> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use defib_api::ResetAction;
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 

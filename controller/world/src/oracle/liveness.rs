@@ -1,10 +1,10 @@
-//! L1 to L4: that it gets done.
+//! L1 to L5: that it gets done.
 
 use super::Found;
 use crate::clock::Time;
 use crate::evidence::{Evidence, condition, text};
 use crate::plan::Theme;
-use crate::proxmox::{Guest, Power};
+use crate::proxmox::{Effect, Guest, Power};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +15,8 @@ const LOOKS: u64 = 120;
 const CALM_LOOKS: u64 = 40;
 /// From the end of a time-out to the POST: Proxmox's list is up to 10 s old and read every 5 s, the guest agent takes 3 s, and it is looked again every few seconds.
 const SLACK: Duration = Duration::from_secs(45);
+/// From the end of a stop until the VM runs again: its task is seen within seconds, and after a start that failed another one is due within five minutes.
+const STARTED: Duration = Duration::from_secs(60);
 
 /// Whether a machine reports, as far as it is known itself.
 fn lives(e: &Evidence, vm: usize) -> bool {
@@ -166,4 +168,22 @@ pub fn nothing_stuck(e: &Evidence) -> Found {
         }
     }
     found
+}
+
+/// L5. Who stopped it last tells the time since when it is off.
+pub fn started_again(e: &Evidence) -> Found {
+    let stops = e.posts.iter().filter(|s| s.post.effect == Effect::Stopped);
+    let off = stops.filter(|s| {
+        let machine = &e.machines[&s.post.vmid];
+        let by_this = machine.power == Power::Stopped && machine.power_since >= s.post.sent && machine.power_since <= s.done();
+        by_this && e.end.since(s.done()) > STARTED
+    });
+    off.map(|s| {
+        (
+            e.end,
+            Some(s.vm),
+            format!("reset {} stopped it at {}, and it is still off", s.name(), s.post.sent),
+        )
+    })
+    .collect()
 }

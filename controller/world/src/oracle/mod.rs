@@ -46,7 +46,7 @@ pub struct Oracle {
 }
 
 /// All oracles.
-pub const ORACLES: [Oracle; 15] = [
+pub const ORACLES: [Oracle; 17] = [
     Oracle {
         name: "S1",
         what: "no reset of a VM that was heard within its time-out, nor by a process that listened for less",
@@ -99,6 +99,11 @@ pub const ORACLES: [Oracle; 15] = [
     },
     Oracle {
         name: "S11",
+        what: "no start of a VM that no reset had stopped",
+        judge: protocol::only_owed_starts,
+    },
+    Oracle {
+        name: "S12",
         what: "no reset of a VM that boots again and again by itself",
         judge: safety::boot_loops,
     },
@@ -121,6 +126,11 @@ pub const ORACLES: [Oracle; 15] = [
         name: "L4",
         what: "no reset and no VMReset stays under way for ever",
         judge: liveness::nothing_stuck,
+    },
+    Oracle {
+        name: "L5",
+        what: "a VM that a reset stopped runs again",
+        judge: liveness::started_again,
     },
 ];
 

@@ -1,9 +1,10 @@
-//! S6, S7, S9: how it is written.
+//! S6, S7, S9, S11: how it is written and asked for.
 
 use super::Found;
-use crate::evidence::{Evidence, Write, text};
+use crate::evidence::{Evidence, Sent, Write, text};
 use crate::plan::Theme;
 use crate::proxmox::Effect;
+use defib_proxmox::PowerAction;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,7 +74,8 @@ fn strange(w: &Write) -> Option<String> {
     let mut metadata = changed(&before["metadata"], &after["metadata"]);
     metadata.retain(|field| match field.as_str() {
         "resourceVersion" | "managedFields" => false,
-        "ownerReferences" => !is_reset,
+        // A record whose VM is owed a start is held, and let go.
+        "ownerReferences" | "finalizers" | "labels" => !is_reset,
         _ => true,
     });
     if !metadata.is_empty() {
@@ -86,6 +88,19 @@ fn strange(w: &Write) -> Option<String> {
         .count();
     // Each of the two writers has fields of its own: one write never changes fields of both.
     (w.resource == "managedvms" && beats > 0 && beats < status.len()).then(|| format!("one write changes {}", status.join(", ")))
+}
+
+/// S11.
+pub fn only_owed_starts(e: &Evidence) -> Found {
+    let mut found = Found::new();
+    for start in e.follow_ups.iter().filter(|p| p.action == PowerAction::Start) {
+        let stops = |s: &&Sent| s.post.vmid == start.vmid && s.post.action != PowerAction::Reset && s.counts() && s.post.sent < start.sent;
+        if !e.posts.iter().any(|s| stops(&s)) {
+            let vm = e.plan.vms.iter().position(|vm| vm.vmid == start.vmid);
+            found.push((start.sent, vm, "it is started, and no reset had stopped it".into()));
+        }
+    }
+    found
 }
 
 /// S9. After a lost answer or a crash the same is rightly written again, and by who sees old objects, or shares them with another Defib.

@@ -1,4 +1,4 @@
-//! S1 to S5 and S11: when no reset may be sent.
+//! S1 to S5 and S12: when no reset may be sent.
 
 use super::Found;
 use crate::clock::Time;
@@ -69,11 +69,11 @@ pub fn attempts(e: &Evidence) -> Found {
             let episode = s.name().rsplit_once('-').map_or("", |(episode, _)| episode);
             let count = episodes.entry(episode).or_default();
             *count += 1;
-            if *count > policy.attempts {
+            if *count > policy.all_attempts() {
                 found.push((
                     s.post.sent,
                     Some(vm),
-                    format!("attempt {count} of {} in one episode", policy.attempts),
+                    format!("attempt {count} of {} in one episode", policy.all_attempts()),
                 ));
             }
             let of_this = entered.entry(&s.uid).or_default();
@@ -180,7 +180,7 @@ pub fn declared(e: &Evidence) -> Found {
         let long_ago = at.minus(OLD_LOOK);
         let mut say = |text: String| found.push((at, Some(s.vm), text));
         if let Some((power, since)) = s.post.power
-            && power != Power::Running
+            && (power == Power::Stopped || (power != Power::Running && s.is_automatic()))
             && since < long_ago
         {
             say(format!("it is {} since {since}", power.word()));
@@ -213,7 +213,7 @@ pub fn declared(e: &Evidence) -> Found {
     found
 }
 
-/// S11. The process remembers boots that it was told of itself, since its ManagedVM was made; a world is shorter than the hour.
+/// S12. The process remembers boots that it was told of itself, since its ManagedVM was made; a world is shorter than the hour.
 pub fn boot_loops(e: &Evidence) -> Found {
     let mut found = Found::new();
     for s in automatic(e) {

@@ -9,8 +9,8 @@ use crate::sabotage::Sabotage;
 use connection::Opened;
 use defib::reconcile::proxmox::{Asked, PowerConnection, Proxmox};
 use defib_proxmox::{
-    ClusterHaStatus, ClusterStatus, Error, GuestAgent, HaStatus, Node, NodeState, Permissions, PowerState, RunState, TaskEntry, TaskExit,
-    TaskKind, TaskStatus, Upid, Version, VmConfig, VmCounters, VmResource, VmStatus, Vmid,
+    ClusterHaStatus, ClusterStatus, Error, GuestAgent, HaStatus, Node, NodeState, Permissions, PowerAction, PowerState, RunState,
+    TaskEntry, TaskExit, TaskStatus, Upid, Version, VmConfig, VmCounters, VmResource, VmStatus, Vmid,
 };
 use futures::FutureExt;
 use futures::future::pending;
@@ -323,7 +323,7 @@ impl Proxmox for SimulatedProxmox {
         .boxed()
     }
 
-    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, _: TaskKind, since: Timestamp) -> Asked<'a, Vec<TaskEntry>> {
+    fn search_tasks<'a>(&'a self, node: &'a str, vmid: Vmid, action: PowerAction, since: Timestamp) -> Asked<'a, Vec<TaskEntry>> {
         async move {
             self.read(&format!("/nodes/{node}/tasks/{vmid}"), Some(node)).await?;
             let now = self.clock.now();
@@ -337,7 +337,10 @@ impl Proxmox for SimulatedProxmox {
                     status: status(task, now),
                 })
             };
-            let ours = cluster.tasks.iter().filter(|t| t.node == node && t.vmid == vmid);
+            let ours = cluster
+                .tasks
+                .iter()
+                .filter(|t| t.node == node && t.vmid == vmid && t.action == action);
             Ok(ours.filter(|t| self.clock.wall(t.began) >= since).filter_map(entry).collect())
         }
         .boxed()

@@ -140,6 +140,12 @@ impl Machine {
         });
     }
 
+    /// QEMU starts, and the guest in it.
+    pub fn start(&mut self, now: Time) {
+        self.boot(now);
+        self.started = now;
+    }
+
     /// A boot that is over is over.
     pub fn settle(&mut self, now: Time) {
         if self.guest == Guest::Boots && now.since(self.booted) >= self.boot_takes && self.executes() {

@@ -9,6 +9,7 @@ pub use guest::{Guest, Machine, Power};
 pub use power::{Effect, Post};
 
 use crate::clock::Time;
+use defib_proxmox::PowerAction;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct Listed {
 pub struct Task {
     /// Its name.
     pub upid: String,
+    /// What it does.
+    pub action: PowerAction,
     /// Node on which it runs.
     pub node: String,
     /// Machine that it works on.

@@ -7,7 +7,7 @@ use crate::proxmox::power::{Effect, Post};
 use crate::proxmox::{Cluster, Trouble};
 use crate::sabotage::Sabotage;
 use defib::reconcile::proxmox::{Asked, PowerConnection};
-use defib_proxmox::{Error, Upid, Vmid};
+use defib_proxmox::{Error, PowerAction, Upid, Vmid};
 use futures::FutureExt;
 use futures::future::pending;
 use std::sync::atomic::Ordering;
@@ -27,19 +27,24 @@ pub(super) struct Opened {
 }
 
 impl PowerConnection for Opened {
-    fn post_reset<'a>(self: Box<Self>, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
-        async move { self.client.post(self.at, node, vmid).await }.boxed()
+    fn post<'a>(self: Box<Self>, action: PowerAction, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+        async move { self.client.post(self.at, action, node, vmid).await }.boxed()
     }
 }
 
 impl SimulatedProxmox {
     /// Boxed, as it calls itself where everything is sent twice.
-    fn post<'a>(&'a self, opened: Time, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
+    fn post<'a>(&'a self, opened: Time, action: PowerAction, node: &'a str, vmid: Vmid) -> Asked<'a, Upid> {
         async move {
             let sent = self.clock.now();
             let endpoint = || "pve1:8006".to_owned();
             if !self.alive.load(Ordering::Relaxed) {
                 return pending().await;
+            }
+            if self.sabotage == Some(Sabotage::NeverStarts) && action == PowerAction::Start {
+                return "UPID:pve1:00000001:00000001:6633A1E3:qmstart:100:svc@pve!ctl:"
+                    .parse()
+                    .map_err(|_| Error::NotRunning { vmid: Some(vmid) });
             }
             if sent.since(opened) > STALE {
                 return Err(Error::Stale {
@@ -53,6 +58,7 @@ impl SimulatedProxmox {
                     sent,
                     opened,
                     process: self.process,
+                    action,
                     node: node.to_owned(),
                     vmid,
                     uuid: None,
@@ -76,7 +82,7 @@ impl SimulatedProxmox {
                 tokio::spawn(async move {
                     tokio::time::sleep_until(clock.instant(arrives.plus(after))).await;
                     let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
-                    cluster.reset(post, clock.now(), &clock)
+                    cluster.carry_out(post, clock.now(), &clock)
                 })
             };
             let lost = |cluster: &Arc<Mutex<Cluster>>| {
@@ -134,6 +140,13 @@ impl SimulatedProxmox {
                     upid.and_then(|upid| upid.parse().map_err(|_| ambiguous("no UPID")))
                 }
             };
+            if self.sabotage == Some(Sabotage::StartsAlso) {
+                let again = Self {
+                    sabotage: None,
+                    ..self.clone()
+                };
+                let _ = again.post(again.clock.now(), PowerAction::Start, node, vmid).await;
+            }
             if self.sabotage == Some(Sabotage::PostsTwice) {
                 let again = Self {
                     sabotage: None,
@@ -142,7 +155,7 @@ impl SimulatedProxmox {
                 let node = node.to_owned();
                 tokio::spawn(async move {
                     sleep(Duration::from_secs(2)).await;
-                    let _ = again.post(again.clock.now(), &node, vmid).await;
+                    let _ = again.post(again.clock.now(), action, &node, vmid).await;
                 });
             }
             if !self.alive.load(Ordering::Relaxed) {
