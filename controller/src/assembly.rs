@@ -184,4 +184,8 @@ impl ServingSink for Witness {
     fn shed(&self, reason: &'static str) {
         Witness::shed(self, reason);
     }
+
+    fn arrived(&self, id: &str) {
+        Witness::arrived(self, id);
+    }
 }

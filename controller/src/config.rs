@@ -24,6 +24,13 @@ pub struct RunOptions {
     /// Serves --listen without TLS, for a proxy before it that ends TLS, or for a try on one machine: agents send their keys in the clear.
     #[arg(long, env = "DEFIB_PLAIN_HTTP", conflicts_with = "tls_cert_file")]
     pub plain_http: bool,
+    /// Address at which agents reach Defib, such as https://defib.example.com. Defib then reports to itself through it, and while that fails after it has worked,
+    /// no VM counts as silent: what lies between Defib and the agents is broken.
+    #[arg(long, env = "DEFIB_PUBLIC_URL", value_parser = public_url)]
+    pub public_url: Option<PublicUrl>,
+    /// Certificates (PEM) of the authority that signs the certificate at --public-url, where this system does not trust it. Read again when it changes.
+    #[arg(long, env = "DEFIB_PUBLIC_CA_FILE", requires = "public_url")]
+    pub public_ca_file: Option<PathBuf>,
     /// Namespace of Defib itself: of its Secret `defib-keys` and its Lease.
     #[arg(long, env = "DEFIB_NAMESPACE", default_value = "defib-system")]
     pub namespace: String,
@@ -65,6 +72,20 @@ impl RunOptions {
     }
 }
 
+/// Address before the paths of Defib, without a slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicUrl(pub String);
+
+/// As the agent takes its DEFIB_URL. It is shown, so there is nothing secret in it.
+fn public_url(text: &str) -> Result<PublicUrl, String> {
+    let url = reqwest::Url::parse(text).map_err(|e| e.to_string())?;
+    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !plain {
+        return Err("give Defib's address as agents are given it, such as https://defib.example.com".into());
+    }
+    Ok(PublicUrl(url.as_str().trim_end_matches('/').to_owned()))
+}
+
 fn int_or_percent(text: &str) -> Result<IntOrPercent, String> {
     let value = match text.parse::<u32>() {
         Ok(0) => return Err("0 would forbid every reset; to reset nothing, set the mode of the policies to Observe".into()),
@@ -75,4 +96,27 @@ fn int_or_percent(text: &str) -> Result<IntOrPercent, String> {
         .of(1)
         .map(|_| value)
         .ok_or_else(|| "neither a count nor a percentage from 1% to 100%".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::public_url;
+
+    #[test]
+    fn a_public_url_is_an_address_and_nothing_more() {
+        for (text, taken) in [
+            ("https://defib.example.com", Some("https://defib.example.com")),
+            ("https://defib.example.com/", Some("https://defib.example.com")),
+            ("https://example.com:8443/defib/", Some("https://example.com:8443/defib")),
+            ("http://[2001:db8::1]:8080", Some("http://[2001:db8::1]:8080")),
+            ("defib.example.com", None),
+            ("ftp://defib.example.com", None),
+            ("https://", None),
+            ("https://user:secret@defib.example.com", None),
+            ("https://defib.example.com/?key=secret", None),
+            ("https://defib.example.com/#top", None),
+        ] {
+            assert_eq!(public_url(text).ok().map(|url| url.0).as_deref(), taken, "{text}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use crate::metrics::Metrics;
 use defib_core::lease;
 use defib_core::observer::{Observer, ObserverView, TICK, Trouble};
 use defib_core::time::Mono;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,15 @@ const SHED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// A process that becomes the decider proves its listener this soon.
 const LOOPBACK_SOON: Duration = Duration::from_millis(100);
 
+/// Period of the reports through the public URL, and how long one may take: see `FAILED_PUBLIC` in core. More often would fill the log of an ingress.
+const PUBLIC_EVERY: Duration = Duration::from_secs(5);
+const PUBLIC_DEADLINE: Duration = Duration::from_secs(4);
+/// Of failures in a row the third is logged, then one a minute. The first ones only where it has worked before: for some seconds after a start, no Service leads to us.
+const PUBLIC_TOLD_FIRST: u32 = 3;
+const PUBLIC_TOLD_EVERY: u32 = 12;
+/// Our own reports of which it is remembered that they arrived. Each is asked for within its deadline, in which few others arrive.
+const ARRIVED: usize = 16;
+
 /// The witness, shared by all who see trouble and all who decide.
 #[derive(Clone)]
 pub struct Witness {
@@ -33,6 +43,8 @@ struct Inner {
     renewal_started: Option<Mono>,
     /// When a shed report was logged last.
     shed_told: Option<Mono>,
+    /// Ids of our own reports that have arrived, newest last.
+    arrived: VecDeque<String>,
 }
 
 impl Witness {
@@ -42,6 +54,7 @@ impl Witness {
             observer: Observer::new(clock.now()),
             renewal_started: None,
             shed_told: None,
+            arrived: VecDeque::with_capacity(ARRIVED),
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -67,7 +80,7 @@ impl Witness {
         let mut inner = self.lock();
         inner.renewal_started = Some(started);
         let now = self.clock.now().mono;
-        if inner.observer.end(Trouble::LeaseNotHeld, now) {
+        if inner.observer.end(&Trouble::LeaseNotHeld, now) {
             tracing::info!("lease held: this process decides");
         }
     }
@@ -87,7 +100,7 @@ impl Witness {
         let after = inner.observer.view(self.clock.now()).trouble;
         drop(inner);
         if before != after && after == Some(Trouble::WritesFailing) {
-            self.tell(Trouble::WritesFailing);
+            self.tell(&Trouble::WritesFailing);
         }
     }
 
@@ -95,7 +108,7 @@ impl Witness {
     pub fn shed(&self, why: &'static str) {
         let now = self.clock.now().mono;
         let mut inner = self.lock();
-        inner.observer.moment(Trouble::Shed, now);
+        inner.observer.moment(&Trouble::Shed, now);
         // Anyone can have requests turned away while we do not serve: a line each would be in his hands. The metric counts them all.
         let tell = inner.shed_told.is_none_or(|told| now.since(told) >= SHED_TOLD_EVERY);
         if tell {
@@ -108,21 +121,35 @@ impl Witness {
         self.metrics.observer_trouble(Trouble::Shed.reason());
     }
 
+    /// A report of ours has arrived here.
+    pub fn arrived(&self, id: &str) {
+        let arrived = &mut self.lock().arrived;
+        if arrived.len() >= ARRIVED {
+            arrived.pop_front();
+        }
+        arrived.push_back(id.to_owned());
+    }
+
+    /// Whether our report of this id has arrived here.
+    pub fn has_arrived(&self, id: &str) -> bool {
+        self.lock().arrived.iter().any(|known| known == id)
+    }
+
     fn begin(&self, trouble: Trouble) {
         let now = self.clock.now().mono;
-        if self.lock().observer.begin(trouble, now) {
-            self.tell(trouble);
+        if self.lock().observer.begin(trouble.clone(), now) {
+            self.tell(&trouble);
         }
     }
 
-    fn end(&self, trouble: Trouble) {
+    fn end(&self, trouble: &Trouble) {
         let now = self.clock.now().mono;
         if self.lock().observer.end(trouble, now) {
             tracing::info!(trouble = trouble.reason(), "over: silence is counted from now");
         }
     }
 
-    fn tell(&self, trouble: Trouble) {
+    fn tell(&self, trouble: &Trouble) {
         tracing::warn!(trouble = trouble.reason(), "{}: silence is not counted", trouble.message());
         self.metrics.observer_trouble(trouble.reason());
     }
@@ -150,7 +177,7 @@ impl Witness {
                 (found, lost)
             };
             if let Some(trouble) = found {
-                self.tell(trouble);
+                self.tell(&trouble);
             }
             if lost {
                 self.lease_lost();
@@ -164,26 +191,88 @@ impl Witness {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<bool, String>>,
     {
-        let mut ticks = interval(LOOPBACK_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
+        let heard = |came: Result<(), String>| match came {
+            Ok(()) => self.end(&Trouble::Loopback),
+            Err(error) => {
+                tracing::warn!(error, "the report to our own listener failed");
+                self.begin(Trouble::Loopback);
             }
-            match timeout(LOOPBACK_DEADLINE, report()).await {
-                Ok(Ok(true)) => self.end(Trouble::Loopback),
-                Ok(Ok(false)) => ticks.reset_after(LOOPBACK_SOON),
-                Ok(Err(error)) => {
-                    tracing::warn!(error, "the report to our own listener failed");
-                    self.begin(Trouble::Loopback);
+        };
+        repeat(LOOPBACK_EVERY, LOOPBACK_DEADLINE, report, heard, stop).await;
+    }
+
+    /// Sends a report to ourselves through the public URL every five seconds until `stop`: the way that agents' reports come, with all that lies between.
+    pub async fn public<F, Fut>(self, url: String, report: F, stop: CancellationToken)
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<bool, String>>,
+    {
+        let (mut failed, mut worked) = (0u32, false);
+        let heard = |came: Result<(), String>| {
+            self.metrics.public_report(came.is_ok());
+            match &came {
+                Ok(()) => {
+                    if !worked {
+                        tracing::info!(
+                            url,
+                            "our own report came through the public URL: while that fails from now on, silence is not counted"
+                        );
+                    }
+                    (failed, worked) = (0, true);
                 }
-                Err(_) => {
-                    tracing::warn!("the report to our own listener took over 2 s");
-                    self.begin(Trouble::Loopback);
+                Err(error) => {
+                    failed = failed.saturating_add(1);
+                    if (worked && failed < PUBLIC_TOLD_FIRST) || failed == PUBLIC_TOLD_FIRST || failed.is_multiple_of(PUBLIC_TOLD_EVERY) {
+                        let meaning = if worked {
+                            "it has worked before"
+                        } else {
+                            "it never worked yet, so nothing is held back"
+                        };
+                        tracing::warn!(url, error, failed, "our own report through the public URL failed; {meaning}");
+                    }
                 }
             }
+            self.public_came(came.map_err(|error| format!("{url}: {error}").into()));
+        };
+        repeat(PUBLIC_EVERY, PUBLIC_DEADLINE, report, heard, stop).await;
+    }
+
+    fn public_came(&self, came: Result<(), Arc<str>>) {
+        let now = self.clock.now().mono;
+        if !self.lock().observer.public(came.clone(), now) {
+            return;
+        }
+        match came {
+            Ok(()) => tracing::info!("our own reports come through the public URL again: silence is counted from now"),
+            Err(why) => self.tell(&Trouble::PublicUrl(why)),
+        }
+    }
+}
+
+/// Sends a report each period until `stop`, and tells what became of it. Where there was nothing to prove, the next one follows soon.
+async fn repeat<F, Fut>(every: Duration, deadline: Duration, report: F, mut heard: impl FnMut(Result<(), String>), stop: CancellationToken)
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<bool, String>>,
+{
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let came = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            came = timeout(deadline, report()) => came,
+        };
+        match came {
+            Ok(Ok(true)) => heard(Ok(())),
+            Ok(Ok(false)) => ticks.reset_after(LOOPBACK_SOON),
+            Ok(Err(error)) => heard(Err(error)),
+            Err(_) => heard(Err(format!("no answer within {} s", deadline.as_secs()))),
         }
     }
 }

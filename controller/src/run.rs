@@ -1,5 +1,6 @@
 //! `defib run`: puts the parts together, and takes them down in order.
 
+mod canary;
 mod http;
 
 use crate::assembly::{self, Assembly, Running, Setup};

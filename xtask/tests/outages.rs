@@ -1,4 +1,5 @@
-//! What Defib must bear without resetting anything that lives: its own restarts, an outage of the API server, a process that stands still, a crash in the middle of a reset.
+//! What Defib must bear without resetting anything that lives: its own restarts, an outage of the API server or of the way of the agents, a process that stands
+//! still, a crash in the middle of a reset.
 //!
 //! Each test has a lab of its own: control plane, simulator, real agents, and the controller as a process with the rights of its chart.
 
@@ -289,5 +290,78 @@ fn a_whole_fleet_cut_off_at_once_resets_nothing() -> Result<()> {
     no_reset(&lab, 2 * TIMEOUT)?;
     let (reason, message) = xtask::lab::condition(&lab.get("managedvms.defib.dev", "vm-101")?, "ResetAllowed");
     ensure!(reason == "MaxUnhealthy" && message.contains("6 of 6"), "{reason}: {message}");
+    lab.stop()
+}
+
+/// A time-out that begins after the outage was noticed, and nothing that would hold a reset back but the witness: two VMs are no storm, their guest agents are
+/// not asked, and what their guests move delays a reset by a second.
+const PUBLIC_TIMEOUT: Duration = Duration::from_secs(24);
+const PUBLIC_POLICY: &str = "
+apiVersion: defib.dev/v1alpha1
+kind: HealthPolicy
+metadata: {name: default, namespace: vms}
+spec:
+  heartbeat: {reportSeconds: 2, timeoutSeconds: 24, startupGraceSeconds: 2}
+  resetPolicy:
+    mode: Enforce
+    steps: [{action: Reset, maxAttempts: 2, recoveryDeadlineSeconds: 20}]
+    maxResets: 5
+    windowSeconds: 3600
+    stabilizationSeconds: 2
+    corroborate: {guestAgent: Ignore, ioQuietSeconds: 1, maxVetoSeconds: 1}
+  budget: {maxUnhealthy: 100%, maxInFlight: 2, stormCooldownSeconds: 3}
+";
+
+#[test]
+fn while_the_way_of_the_agents_is_broken_nothing_is_reset() -> Result<()> {
+    let lab = Lab::start(
+        Options {
+            fleet: vec![FleetVm::new(101, "vm-101", "pve1"), FleetVm::new(102, "vm-102", "pve2")],
+            controller_args: vec!["--max-unhealthy=100%".into()],
+            public_url: true,
+            ..Options::default()
+        },
+        &|_| {},
+    )?;
+    lab.apply(PUBLIC_POLICY)?;
+    healthy(&lab, &[101, 102])?;
+    let came = || metric(&lab, "defib_public_url_reports_total{result=\"ok\"}");
+    until(PATIENCE, "Defib hears itself through the public URL", || {
+        Ok(if came()? >= 1.0 { Ok(()) } else { Err("not yet".into()) })
+    })?;
+
+    lab.cut_public_url(true)?;
+    no_reset(&lab, 2 * PUBLIC_TIMEOUT)?;
+    for vm in ["vm-101", "vm-102"] {
+        until(PATIENCE, &format!("{vm} says why it is not reset"), || {
+            let (reason, message) = xtask::lab::condition(&lab.get("managedvms.defib.dev", vm)?, "ResetAllowed");
+            let url = format!("http://127.0.0.1:{}/api/health/report", lab.port);
+            Ok(if reason == "ObserverNotServing" && message.contains(&url) {
+                Ok(())
+            } else {
+                Err(format!("{reason}: {message}"))
+            })
+        })?;
+    }
+    ensure!(
+        metric(&lab, "defib_observer_trouble_total{reason=\"PublicURLFailed\"}")? == 1.0,
+        "one outage is one trouble"
+    );
+
+    // Of two that fell silent together, one hung meanwhile. Its silence is counted from the end of the outage.
+    lab.pve(&["hang", "101"])?;
+    let mended = Instant::now();
+    lab.cut_public_url(false)?;
+    until(2 * PATIENCE, "vm-101 is reset", || {
+        let seen = resets(&lab)?;
+        Ok(if seen == [101] { Ok(()) } else { Err(format!("resets: {seen:?}")) })
+    })?;
+    ensure!(
+        mended.elapsed() >= PUBLIC_TIMEOUT,
+        "it was reset {:?} after the agents could be heard again",
+        mended.elapsed()
+    );
+    healthy(&lab, &[101, 102])?;
+    ensure!(resets(&lab)? == [101], "one reset: {:?}", resets(&lab)?);
     lab.stop()
 }

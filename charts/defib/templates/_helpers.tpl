@@ -56,6 +56,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret with the authority of the certificate at publicURL; empty where the image's own must do. */}}
+{{- define "defib.publicCASecretName" -}}
+{{- if .Values.publicURL -}}
+{{- $generated := not (or .Values.tls.plainHTTP .Values.tls.secretName) -}}
+{{- default (ternary (include "defib.tlsSecretName" .) "" $generated) .Values.publicCASecretName -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Binds a role of this namespace to Defib's ServiceAccount: dict root, kind, name. */}}
 {{- define "defib.bind" -}}
 roleRef:

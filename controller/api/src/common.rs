@@ -152,7 +152,7 @@ pub struct ResetPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86400))]
     pub stabilization_seconds: Option<u32>,
-    /// Resets before this time no longer count towards maxResets: how a person lifts an exhausted VM.
+    /// Resets before this time no longer count towards maxResets (how a person lifts an exhausted VM), nor boots before it towards a boot loop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgive_before: Option<Timestamp>,
     /// What is looked at, beside silence, before a silent VM is reset. Each field merges by itself.

@@ -77,11 +77,44 @@ fn wrong_values_are_refused() {
         ("safety.maxInFlight=0", "maxInFlight"),
         ("safety.maxUnhealthy=101%", "maxUnhealthy"),
         ("service.type=ExternalName", "type"),
+        ("publicURL=defib.example.com", "publicURL"),
         ("proxmoxClusters[0].name=pve", "tokenSecretRef"),
         ("serviceAccount.create=false", "serviceAccount.name is needed"),
     ] {
         let refused = helm(&["template", "defib", &chart(), "--set", value]).refused();
         assert!(refused.contains(named), "{value}: {refused}");
+    }
+}
+
+#[test]
+fn the_public_url_is_given_with_the_authority_that_is_behind_it() {
+    let url = "publicURL=https://defib.example.com";
+    let cases: [(&[&str], Option<&str>); 6] = [
+        (&[], None),
+        (&[url], Some("defib-tls")),
+        (&[url, "tls.plainHTTP=true"], None),
+        (&[url, "tls.secretName=bought"], None),
+        (&[url, "tls.plainHTTP=true", "publicCASecretName=ingress-ca"], Some("ingress-ca")),
+        (&[url, "publicCASecretName=ingress-ca"], Some("ingress-ca")),
+    ];
+    for (set, authority) in cases {
+        let chart = chart();
+        let mut args = vec!["template", "defib", &chart, "--show-only=templates/statefulset.yaml"];
+        args.extend(set.iter().flat_map(|value| ["--set", *value]));
+        let rendered = helm(&args).cleanly();
+        assert_eq!(
+            rendered.contains("--public-url=https://defib.example.com"),
+            !set.is_empty(),
+            "{set:?}"
+        );
+        let mounted = "name: public-ca\n          secret:\n            secretName: ";
+        let secret = rendered.split_once(mounted).and_then(|(_, rest)| rest.lines().next());
+        assert_eq!(secret, authority, "{set:?}: {rendered}");
+        assert_eq!(
+            rendered.contains("--public-ca-file=/etc/defib/public/ca.crt"),
+            authority.is_some(),
+            "{set:?}"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod words;
 
+use crate::boots::looping;
 use crate::conditions::{Draft, kind};
 use crate::corroboration::{self, ASK_AHEAD};
 use crate::fleet::Limits;
@@ -9,7 +10,7 @@ use crate::gate::{self, Blocked, Closer};
 use crate::heartbeat::Heartbeat;
 use crate::journal::{self, Step, counted, episode_over};
 use crate::life::{Life, Vital, identity, life, over};
-use crate::observer::ObserverView;
+use crate::observer::{ObserverView, Trouble};
 use crate::policy::{Effective, Found};
 use crate::power::{Power, power};
 use crate::steps::{self, Attempt, Choice};
@@ -46,7 +47,7 @@ pub enum Inventory {
 }
 
 /// All that a decision rests on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Observed<'a> {
     /// The ManagedVM, cached or live.
     pub vm: &'a ManagedVM,
@@ -260,10 +261,10 @@ fn gates<'a>(o: &Observed<'a>, vital: &Vital<'_>, life: Life, over: Option<&Thre
     if let Some(b) = gate::declared(o, trigger, now) {
         return Gate::Blocked(b);
     }
-    let due = match over {
+    let due = looping(o, now).or_else(|| match over {
         Some(_) => gate::threshold(o, vital, now),
         None => gate::silence(o, vital, life, now),
-    };
+    });
     if let Some(b) = due.filter(|_| trigger == Trigger::Automatic) {
         return Gate::Blocked(b);
     }
@@ -482,6 +483,13 @@ fn check_after(
     }
     if let Some(opens) = gate::pause(o, now).and_then(|b| b.opens_after) {
         after = after.min(opens);
+    }
+    // Nothing tells when this is over, and what is said of it must not stay for a whole time-out.
+    if o.observer.trouble.as_ref().is_some_and(Trouble::lasts) {
+        after = after.min(Duration::from_secs(60));
+    }
+    if let Some(over) = looping(o, now).and_then(|b| b.opens_after) {
+        after = after.min(over);
     }
     if let Some(changes) = o.windows.until() {
         after = after.min(now.until(changes));

@@ -250,7 +250,7 @@ pub fn silence(o: &Observed<'_>, vital: &Vital<'_>, life: Life, now: Now) -> Opt
 
 /// Whether we ourselves could have heard the heartbeats.
 pub fn observer(o: &Observed<'_>) -> Option<Blocked> {
-    if let Some(trouble) = o.observer.trouble {
+    if let Some(trouble) = &o.observer.trouble {
         return Some(Blocked::new(
             "ObserverNotServing",
             format!("{}, so silence cannot be told from our own deafness", trouble.message()),

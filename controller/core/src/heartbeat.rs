@@ -1,5 +1,6 @@
 //! What is known of a VM's heartbeat, and how a new report changes it (rules 2 and 3).
 
+use crate::boots::Boots;
 use crate::time::Mono;
 use defib_api::{AgentState, Metric, Threshold};
 use std::collections::VecDeque;
@@ -83,6 +84,8 @@ pub struct Heartbeat {
     pub boot_first_received: Option<Mono>,
     /// Boot ids received before the present one, newest last.
     pub previous_boots: VecDeque<Arc<str>>,
+    /// Boots that were seen to begin and that we did not cause, of the last hour.
+    pub boots: Boots,
     /// Newest request that was refused although its key was right, since the last accepted report (and a period longer when it was one too many).
     pub rejected: Option<Refusal>,
     /// Newest report of another machine with this VM's key.
@@ -161,8 +164,13 @@ impl Heartbeat {
         let new_boot = match known {
             None => true,
             Some((boot_id, _)) if boot_id != report.boot_id => {
-                if self.previous_boots.contains(&report.boot_id) && !self.is_rewind(&report, now) {
+                // A snapshot that was rolled back brings an earlier boot back, which is none.
+                let earlier = self.previous_boots.contains(&report.boot_id);
+                if earlier && !self.is_rewind(&report, now) {
                     return Taken::Stale;
+                }
+                if !earlier {
+                    self.boots.began(report.boot_id.clone(), now);
                 }
                 self.previous_boots.push_back(boot_id);
                 if self.previous_boots.len() > REMEMBERED_BOOTS {

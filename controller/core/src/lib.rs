@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads a clock, calls anybody, draws a random number or panics. Time is an argument, every effect is data.
 
+pub mod boots;
 pub mod conditions;
 pub mod corroboration;
 pub mod decide;

@@ -1,6 +1,8 @@
 //! Whether we ourselves could have heard the heartbeats (rule 1). Only silence that a healthy observer witnessed counts, so each trouble of ours starts all clocks anew.
 
 use crate::time::{Mono, Now};
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Period of the observer's own tick. There is one in every runtime.
@@ -13,9 +15,12 @@ const SETTLE: Duration = Duration::from_secs(5);
 const JUMP: Duration = Duration::from_secs(2);
 /// One write that fails is weather; the second in a row means that we cannot record what we decide.
 const FAILED_WRITES: u32 = 2;
+/// So many of our reports through the public URL must fail in a row. One or two fail while a proxy reloads or its pod is replaced, and each trouble starts all
+/// silence anew. Three, of which one is sent each 5 s and given up after 4 s, are seen at most 20 s after the outage began: before anybody's time-out from 30 s on.
+const FAILED_PUBLIC: u32 = 3;
 
 /// Why we cannot tell silence from deafness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
     /// Our own tick came late.
     LateTick,
@@ -29,11 +34,24 @@ pub enum Trouble {
     LeaseNotHeld,
     /// The API server does not take our journal, conditions or lease.
     WritesFailing,
+    /// Our reports through the public URL, the way that agents' reports come, do not arrive any more. Which URL, and why.
+    PublicUrl(Arc<str>),
 }
 
 impl Trouble {
+    /// All that [`Trouble::reason`] says.
+    pub const REASONS: [&'static str; 7] = [
+        "LateTick",
+        "ClockJump",
+        "LoopbackFailed",
+        "ReportShed",
+        "LeaseNotHeld",
+        "WritesFailing",
+        "PublicURLFailed",
+    ];
+
     /// Reason of events and metrics.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::LateTick => "LateTick",
             Self::ClockJump => "ClockJump",
@@ -41,19 +59,32 @@ impl Trouble {
             Self::Shed => "ReportShed",
             Self::LeaseNotHeld => "LeaseNotHeld",
             Self::WritesFailing => "WritesFailing",
+            Self::PublicUrl(_) => "PublicURLFailed",
         }
     }
 
     /// In a sentence.
-    pub fn message(self) -> &'static str {
-        match self {
+    pub fn message(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::PublicUrl(why) => {
+                return format!("Defib's own reports through its public URL, the way of the agents, fail ({why})").into();
+            }
             Self::LateTick => "Defib itself stood still for over 3 s",
             Self::ClockJump => "the clock of Defib's machine jumped",
             Self::Loopback => "Defib's own report to its listener fails",
             Self::Shed => "Defib had to turn reports away",
             Self::LeaseNotHeld => "this Defib does not hold the lease",
             Self::WritesFailing => "the Kubernetes API does not take Defib's writes",
-        }
+        })
+    }
+
+    /// Whether it may last for long, and so is worth a write to the status of each VM that it keeps from being silent.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::PublicUrl(_))
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }
 
@@ -66,10 +97,12 @@ pub struct Observer {
     last_tick: Now,
     settle_until: Mono,
     failed_writes: u32,
+    /// Failures in a row of our reports through the public URL; none as long as none of them has come back.
+    failed_public: Option<u32>,
 }
 
 /// The observer as a decision sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObserverView {
     /// Since when we have been able to hear all heartbeats.
     pub since: Mono,
@@ -91,15 +124,16 @@ impl Observer {
             last_tick: now,
             settle_until: now.mono,
             failed_writes: 0,
+            failed_public: None,
         }
     }
 
     /// The observer's own tick, due each second. Returns what it found wrong.
     pub fn tick(&mut self, now: Now) -> Option<Trouble> {
         let found = self.stale(now).or_else(|| self.jumped(now));
-        if let Some(trouble) = found {
+        if let Some(trouble) = &found {
             self.restart(trouble, now.mono);
-            if trouble == Trouble::LateTick {
+            if *trouble == Trouble::LateTick {
                 self.settle_until = now.mono.plus(SETTLE);
             }
         }
@@ -108,14 +142,15 @@ impl Observer {
     }
 
     /// A trouble of a moment.
-    pub fn moment(&mut self, trouble: Trouble, now: Mono) {
+    pub fn moment(&mut self, trouble: &Trouble, now: Mono) {
         self.restart(trouble, now);
     }
 
-    /// A trouble that lasts until it is cleared. Returns whether that is new.
+    /// A trouble that lasts until it is cleared. Returns whether that is new: one that stands already keeps the words that it began with, as each change of them
+    /// would be a write to many statuses.
     pub fn begin(&mut self, trouble: Trouble, now: Mono) -> bool {
-        self.restart(trouble, now);
-        let new = !self.lasting.contains(&trouble);
+        self.restart(&trouble, now);
+        let new = !self.lasting.iter().any(|t| t.is(&trouble));
         if new {
             self.lasting.push(trouble);
         }
@@ -123,9 +158,9 @@ impl Observer {
     }
 
     /// A lasting trouble is over: clocks run from now. Returns whether there was one.
-    pub fn end(&mut self, trouble: Trouble, now: Mono) -> bool {
+    pub fn end(&mut self, trouble: &Trouble, now: Mono) -> bool {
         let before = self.lasting.len();
-        self.lasting.retain(|t| *t != trouble);
+        self.lasting.retain(|t| !t.is(trouble));
         let ended = self.lasting.len() != before;
         if ended {
             self.restart(trouble, now);
@@ -137,11 +172,29 @@ impl Observer {
     pub fn wrote(&mut self, ok: bool, now: Mono) {
         if ok {
             self.failed_writes = 0;
-            self.end(Trouble::WritesFailing, now);
+            self.end(&Trouble::WritesFailing, now);
         } else {
             self.failed_writes = self.failed_writes.saturating_add(1);
             if self.failed_writes >= FAILED_WRITES {
                 self.begin(Trouble::WritesFailing, now);
+            }
+        }
+    }
+
+    /// A report of ours through the public URL came back to this process, or did not, and why. Before the first that came back, failures are no trouble: an address
+    /// that was mistyped, or that nothing inside the cluster reaches, would forbid every reset. Nor is anything remembered beyond the life of the process: what
+    /// stops it from hearing then has no witness of better times, and a person could not lift it by a restart. Returns whether the trouble has begun or ended.
+    pub fn public(&mut self, came: Result<(), Arc<str>>, now: Mono) -> bool {
+        match (came, self.failed_public) {
+            (Ok(()), _) => {
+                self.failed_public = Some(0);
+                self.end(&Trouble::PublicUrl("".into()), now)
+            }
+            (Err(_), None) => false,
+            (Err(why), Some(failed)) => {
+                let failed = failed.saturating_add(1);
+                self.failed_public = Some(failed);
+                failed >= FAILED_PUBLIC && self.begin(Trouble::PublicUrl(why), now)
             }
         }
     }
@@ -151,23 +204,24 @@ impl Observer {
         if let Some(trouble) = self.stale(now).or_else(|| self.jumped(now)) {
             return ObserverView {
                 since: now.mono,
-                trouble: Some(trouble),
+                trouble: Some(trouble.clone()),
                 settling: true,
                 newest: Some(trouble),
             };
         }
-        let trouble = self.lasting.first().copied();
+        // Of several the one that is nearest to us: with our listener, what lies before it fails too.
+        let trouble = self.lasting.iter().min().cloned();
         ObserverView {
             since: if trouble.is_some() { now.mono } else { self.since },
             trouble,
             settling: now.mono < self.settle_until,
-            newest: self.newest,
+            newest: self.newest.clone(),
         }
     }
 
-    fn restart(&mut self, trouble: Trouble, now: Mono) {
+    fn restart(&mut self, trouble: &Trouble, now: Mono) {
         self.since = self.since.max(now);
-        self.newest = Some(trouble);
+        self.newest = Some(trouble.clone());
     }
 
     fn stale(&self, now: Now) -> Option<Trouble> {
@@ -195,8 +249,8 @@ mod tests {
 
     fn serving() -> Observer {
         let mut o = Observer::new(at(0));
-        o.end(Trouble::Loopback, Mono(100));
-        o.end(Trouble::LeaseNotHeld, Mono(200));
+        o.end(&Trouble::Loopback, Mono(100));
+        o.end(&Trouble::LeaseNotHeld, Mono(200));
         o.tick(at(1_000));
         o
     }
@@ -264,7 +318,64 @@ mod tests {
     #[test]
     fn a_shed_report_restarts_the_clocks() {
         let mut o = serving();
-        o.moment(Trouble::Shed, Mono(1_900));
+        o.moment(&Trouble::Shed, Mono(1_900));
         assert_eq!(o.view(at(2_000)).since, Mono(1_900));
+    }
+
+    /// Results of our reports through the public URL, one each second: `+` came back, `-` did not.
+    fn public(results: &str) -> Observer {
+        let mut o = serving();
+        for (n, result) in (1_000..).step_by(1_000).zip(results.chars()) {
+            let came = if result == '+' {
+                Ok(())
+            } else {
+                Err(format!("failed at {n}").into())
+            };
+            o.public(came, Mono(n));
+        }
+        o
+    }
+
+    #[test]
+    fn the_public_url_is_trouble_when_it_has_worked_and_fails_three_times_in_a_row() {
+        let cases = [
+            ("----------", None, 200),
+            ("+", None, 200),
+            ("+--", None, 200),
+            ("+--+--+--", None, 200),
+            ("+---", Some("failed at 4000"), 4_900),
+            ("+------", Some("failed at 4000"), 4_900),
+            ("----+---", Some("failed at 8000"), 4_900),
+            ("+---+", None, 5_000),
+            ("+---+--", None, 5_000),
+        ];
+        for (results, trouble, since) in cases {
+            let view = public(results).view(at(4_900));
+            let expected = trouble.map(|why| Trouble::PublicUrl(why.into()));
+            assert_eq!((view.trouble, view.since), (expected, Mono(since)), "{results}");
+        }
+    }
+
+    #[test]
+    fn of_two_troubles_the_one_nearer_to_us_is_told() {
+        let mut o = public("+---");
+        o.begin(Trouble::Loopback, Mono(4_100));
+        assert_eq!(o.view(at(4_200)).trouble, Some(Trouble::Loopback));
+        o.end(&Trouble::Loopback, Mono(4_300));
+        assert!(o.view(at(4_400)).trouble.is_some_and(|t| t.lasts()));
+    }
+
+    #[test]
+    fn each_reason_is_listed() {
+        let all = [
+            Trouble::LateTick,
+            Trouble::ClockJump,
+            Trouble::Loopback,
+            Trouble::Shed,
+            Trouble::LeaseNotHeld,
+            Trouble::WritesFailing,
+            Trouble::PublicUrl("".into()),
+        ];
+        assert_eq!(all.each_ref().map(Trouble::reason), Trouble::REASONS);
     }
 }

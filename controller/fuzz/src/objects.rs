@@ -85,7 +85,7 @@ pub(crate) fn check(input: &[u8]) {
                 cluster: cluster.as_ref().map(|c| &c.spec),
                 effective: &effective,
                 heartbeat: &scene.heartbeat,
-                observer: scene.observer,
+                observer: scene.observer.clone(),
                 hold_lifted: Mono(0),
                 foreign_heartbeat: false,
                 inventory: &scene.inventory,

@@ -241,6 +241,13 @@ impl Ledger {
         self.notify(wake, false);
     }
 
+    /// A reset caused this boot of the VM: it is none of a boot loop. Does nothing when the VM is not known.
+    pub fn caused(&self, vm: &VmKey, boot_id: &str) {
+        if let Some(entry) = self.lock().entries.get_mut(vm) {
+            entry.heartbeat.boots.caused(boot_id);
+        }
+    }
+
     /// Wakes the decider for a VM, for a reason outside the ledger. Does nothing when the VM is not known.
     pub fn wake(&self, vm: &VmKey) {
         let mut guard = self.lock();

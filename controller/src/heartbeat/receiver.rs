@@ -30,6 +30,7 @@ use http::{HeaderMap, header};
 use prometheus::IntGauge;
 use rejection::Rejected;
 use serde::Serialize;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -37,8 +38,14 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 /// Path of the endpoint.
 pub const PATH: &str = "/api/health/report";
 
-/// Body of the controller's own report: a whole one, so that it goes the way of an agent's.
-pub const CANARY_REPORT: &str = r#"{"hostname":"defib-canary","cpuPercent":0,"memoryUsedBytes":1,"memoryTotalBytes":2,"disks":[],"uptimeSeconds":1,"bootID":"canary","state":"Running"}"#;
+/// Body of the controller's own report: a whole one, so that it goes the way of an agent's. It has an id by which it is known when it arrives.
+pub fn canary_report(id: &str) -> String {
+    let report = json!({
+        "hostname": "defib-canary", "cpuPercent": 0, "memoryUsedBytes": 1, "memoryTotalBytes": 2, "disks": [], "uptimeSeconds": 1, "bootID": id,
+        "state": "Running",
+    });
+    report.to_string()
+}
 
 /// What the receiver works with.
 #[derive(Clone)]
@@ -323,7 +330,8 @@ impl Receiver {
         let now = self.parts.clock.now();
         let checked = item.check();
         let Caller::Agent(vm) = caller else {
-            let _ = checked.map_err(|problem| invalid(Rejection::Invalid, problem))?;
+            let report = checked.map_err(|problem| invalid(Rejection::Invalid, problem))?;
+            self.parts.sink.arrived(&report.boot_id);
             self.count("canary");
             return Ok(Received {
                 accepted: false,

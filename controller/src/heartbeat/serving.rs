@@ -19,11 +19,15 @@ impl Serving {
     }
 }
 
-/// Learns of every report that was turned away unheard, through no fault of its own (rule 1): from then on silence proves nothing for a while.
+/// Learns of every report that was turned away unheard, through no fault of its own (rule 1): from then on silence proves nothing for a while. And of our own
+/// reports, which prove that others get through.
 pub trait ServingSink: Send + Sync {
     /// A report was shed, or could not even be accepted. `reason` is a constant of few values: a reason of
     /// [`crate::heartbeat::receiver::Rejection`], or [`crate::heartbeat::server::ACCEPT_ERROR`].
     ///
     /// A VM that is over its own rate does not count: its key was right, so it was heard, and that says nothing of how well the others are.
     fn shed(&self, reason: &'static str);
+
+    /// A report of a Defib to itself has arrived here, with this id.
+    fn arrived(&self, _id: &str) {}
 }

@@ -16,6 +16,7 @@ pub struct DeciderMetrics {
     failed: IntCounterVec,
     reconciles: IntCounter,
     trouble: IntCounterVec,
+    public: IntCounterVec,
     guest_agents: IntGaugeVec,
     starts: IntCounterVec,
 }
@@ -63,20 +64,19 @@ impl DeciderMetrics {
             }
         }
         registry.register(Box::new(failed.clone()))?;
-        let troubles = [
-            Trouble::LateTick,
-            Trouble::ClockJump,
-            Trouble::Loopback,
-            Trouble::Shed,
-            Trouble::LeaseNotHeld,
-            Trouble::WritesFailing,
-        ];
         let trouble = counters(
             registry,
             "defib_observer_trouble_total",
             "Times at which Defib could not tell silence from its own deafness, by reason; all silence is then counted anew.",
             "reason",
-            &troubles.map(Trouble::reason),
+            &Trouble::REASONS,
+        )?;
+        let public = counters(
+            registry,
+            "defib_public_url_reports_total",
+            "Defib's own reports through --public-url, by whether they came back to it. None without that option.",
+            "result",
+            &["ok", "failed"],
         )?;
         let reconciles = IntCounter::new(
             "defib_vm_reconciles_total",
@@ -105,6 +105,7 @@ impl DeciderMetrics {
             failed,
             reconciles,
             trouble,
+            public,
             guest_agents,
             starts,
         })
@@ -152,6 +153,12 @@ impl super::Metrics {
     /// The observer found trouble.
     pub fn observer_trouble(&self, reason: &'static str) {
         self.decider.trouble.with_label_values(&[reason]).inc();
+    }
+
+    /// A report of our own through the public URL came back, or did not.
+    pub fn public_report(&self, came: bool) {
+        let result = if came { "ok" } else { "failed" };
+        self.decider.public.with_label_values(&[result]).inc();
     }
 
     /// So many VMs of a cluster have a guest agent that has answered.

@@ -1,6 +1,7 @@
-//! The two listeners: 8080 for agents and people, 9090 for metrics and probes; and our own report to the first.
+//! The two listeners: 8080 for agents and people, 9090 for metrics and probes; and our own reports to the first.
 
 use super::RunError;
+use super::canary::Canary;
 use crate::assembly::{Assembly, Keys};
 use crate::config::RunOptions;
 use crate::heartbeat::receiver::{self, Limits, PATH};
@@ -16,7 +17,6 @@ use http::{StatusCode, header};
 use prometheus::{Encoder, Registry, TextEncoder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ impl Servers {
     }
 }
 
-/// Starts both listeners, the publisher, and our own report to the first listener.
+/// Starts both listeners, the publisher, and our own reports to the first listener.
 ///
 /// # Errors
 /// When a port cannot be listened on, or the certificate cannot be used.
@@ -94,8 +94,20 @@ pub async fn start(
     servers.spawn(publisher.run(stop.clone()));
 
     let url = format!("{}://{}{PATH}", if tls.is_some() { "https" } else { "http" }, reachable(address));
-    let loopback = Loopback::new(url, keys.clone(), serving.clone())?;
-    servers.spawn(ctx.witness.clone().loopback(move || loopback.clone().report(), stop.clone()));
+    let canary = Canary::to_listener(url, keys.clone(), serving.clone(), ctx.witness.clone())?;
+    servers.spawn(ctx.witness.clone().loopback(move || canary.clone().report(), stop.clone()));
+    if let Some(url) = &options.public_url {
+        let url = format!("{}{PATH}", url.0);
+        let canary = Canary::through(
+            url,
+            options.public_ca_file.clone(),
+            keys.clone(),
+            serving.clone(),
+            ctx.witness.clone(),
+        )?;
+        let url = canary.url().to_owned();
+        servers.spawn(ctx.witness.clone().public(url, move || canary.clone().report(), stop.clone()));
+    }
     tracing::info!(%address, metrics = %options.metrics_listen, tls = tls.is_some(), "listening");
     Ok(Servers(servers))
 }
@@ -135,55 +147,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-/// The canary: a report to our own listener, over a new connection as most agents make one.
-#[derive(Clone)]
-struct Loopback {
-    client: reqwest::Client,
-    url: String,
-    keys: Keys,
-    serving: Serving,
-}
-
-impl Loopback {
-    fn new(url: String, keys: Keys, serving: Serving) -> Result<Self, RunError> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .timeout(Duration::from_secs(5))
-            // Our own listener, by an address that its certificate need not name.
-            .tls_danger_accept_invalid_certs(true)
-            .build()
-            .map_err(|e| RunError::Setting(format!("cannot make the client of our own report: {e}")))?;
-        Ok(Self {
-            client,
-            url,
-            keys,
-            serving,
-        })
-    }
-
-    async fn report(self) -> Result<bool, String> {
-        if !self.serving.is_serving() {
-            // A report would be turned away for want of the lease, which says nothing about the listener.
-            return Ok(false);
-        }
-        let key = self.keys.borrow().canary();
-        let sent = self
-            .client
-            .post(&self.url)
-            .bearer_auth(key)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(receiver::CANARY_REPORT)
-            .send()
-            .await;
-        match sent {
-            Ok(answer) if answer.status().is_success() => Ok(true),
-            Ok(answer) => Err(format!("our own listener answered {}", answer.status())),
-            Err(error) => Err(error.without_url().to_string()),
-        }
-    }
 }
 
 struct Unconcerned;
@@ -229,7 +192,7 @@ async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
     if probes.serving.is_serving() && trouble != Some(Trouble::Loopback) {
         (StatusCode::OK, "ok\n".into())
     } else {
-        let why = trouble.map_or("the ManagedVMs are not listed yet", Trouble::message);
+        let why = trouble.map_or("the ManagedVMs are not listed yet".into(), |t| t.message());
         (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n"))
     }
 }

@@ -37,12 +37,12 @@ pub async fn run(world: Arc<World>, vm: usize) {
     loop {
         sleep_until(world.clock.instant(next)).await;
         let now = world.clock.now();
-        let Some(report) = report(&world, vm, now) else {
+        let Some((boot, report)) = report(&world, vm, now) else {
             next = now.plus(AGAIN);
             continue;
         };
         sleep(Duration::from_millis(1 + draw(world.seed, ("report", vm, now)) % 4)).await;
-        match deliver(&world, vm, &key, report).await {
+        match deliver(&world, vm, &key, boot, report).await {
             Some(told) => {
                 period = told.unwrap_or(period);
                 next = next.plus(period).max(now.plus(AGAIN));
@@ -52,8 +52,8 @@ pub async fn run(world: Arc<World>, vm: usize) {
     }
 }
 
-/// What it reports now, if it can.
-fn report(world: &World, vm: usize, now: Time) -> Option<Value> {
+/// What it reports now, if it can, and in which boot.
+fn report(world: &World, vm: usize, now: Time) -> Option<(u32, Value)> {
     let plan = &world.plan.vms[vm];
     let mut cluster = world.pve();
     let up = cluster.machines.get(&plan.vmid).is_some_and(|m| cluster.is_up(&m.node));
@@ -78,23 +78,25 @@ fn report(world: &World, vm: usize, now: Time) -> Option<Value> {
     if agent.leaves {
         agent.gone = true;
     }
-    Some(json!({
+    let blind = world.sabotage == Some(Sabotage::KnowsOneBoot);
+    let report = json!({
         "hostname": plan.name,
         "machineUUID": machine.uuid.to_string(),
         "cpuPercent": 12.5,
         "memoryUsedBytes": 1_000_000_000u64,
         "memoryTotalBytes": 4_000_000_000u64,
         "disks": [{"mount": "/", "usedBytes": 10, "totalBytes": 100}],
-        "uptimeSeconds": now.since(machine.booted).as_secs_f64(),
-        "bootID": machine.boot_id(),
+        "uptimeSeconds": now.since(if blind { Time::default() } else { machine.booted }).as_secs_f64(),
+        "bootID": if blind { "the-one".to_owned() } else { machine.boot_id() },
         "state": if agent.gone { "Stopping" } else { "Running" },
         "supervised": true,
         "agentVersion": "1.0.0",
-    }))
+    });
+    Some((machine.boots, report))
 }
 
 /// Delivers a report to whoever takes it. Answers what the agent was told about its next one; none where it was not taken.
-async fn deliver(world: &Arc<World>, vm: usize, key: &str, report: Value) -> Option<Option<Duration>> {
+async fn deliver(world: &Arc<World>, vm: usize, key: &str, boot: u32, report: Value) -> Option<Option<Duration>> {
     if world.weather().cut {
         return None;
     }
@@ -109,14 +111,14 @@ async fn deliver(world: &Arc<World>, vm: usize, key: &str, report: Value) -> Opt
     };
     let goodbye = report["state"] == "Stopping";
     if world.sabotage == Some(Sabotage::DeafReceiver) && world.clock.now() > DEAF_FROM {
-        world.heard(vm, process, goodbye);
+        world.heard(vm, process, goodbye, boot);
         return Some(None);
     }
     let answer = send(router, key, report.to_string()).await;
     if answer.status() != StatusCode::OK {
         return None;
     }
-    world.heard(vm, process, goodbye);
+    world.heard(vm, process, goodbye, boot);
     let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await.ok()?;
     let answer: Value = serde_json::from_slice(&body).ok()?;
     Some(answer["nextReportSeconds"].as_u64().map(Duration::from_secs))

@@ -237,6 +237,7 @@ impl Plan {
         };
         plan.machines(&mut dice);
         plan.trouble(&mut dice);
+        plan.loops(&mut dice);
         plan.at(CALM, Event::Calm);
         // The first machine of the first policy: where all went well, it is well.
         plan.at(PROBE, Event::Hang(0, 0));
@@ -383,6 +384,20 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Now and then a machine boots again and again, and hangs then. It takes no draws from what else happens.
+    fn loops(&mut self, dice: &mut Dice) {
+        if !dice.percent(8) {
+            return;
+        }
+        let vm = self.vm(dice);
+        let mut at = moment(dice, 60);
+        for _ in 0..dice.between(3, 6) {
+            self.at(at, Event::GuestReboot(vm));
+            at = at.plus(dice.seconds(15, 35));
+        }
+        self.at(at, Event::Hang(vm, 0));
     }
 
     fn window(&mut self, dice: &mut Dice, begin: Event, end: Event) {

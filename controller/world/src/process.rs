@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use defib::assembly::{Assembly, Running, Setup};
 use defib::clock::Clock;
-use defib::heartbeat::receiver::{self, CANARY_REPORT, Limits as ReceiverLimits, PATH};
+use defib::heartbeat::receiver::{self, Limits as ReceiverLimits, PATH, canary_report};
 use defib::heartbeat::serving::Serving;
 use defib::metrics::Metrics;
 use defib::reconcile::Context;
@@ -95,7 +95,7 @@ impl Process {
                 if !serving.is_serving() {
                     return Ok(false);
                 }
-                let answer = send(router, &canary, CANARY_REPORT.into()).await;
+                let answer = send(router, &canary, canary_report("canary")).await;
                 if answer.status() == StatusCode::OK {
                     Ok(true)
                 } else {

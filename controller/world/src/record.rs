@@ -24,4 +24,6 @@ pub struct Heard {
     pub process: usize,
     /// The agent said goodbye with it.
     pub goodbye: bool,
+    /// The boot that it was in, by their number.
+    pub boot: u32,
 }

@@ -17,6 +17,8 @@ use tower::{BoxError, Service};
 pub enum Sabotage {
     /// Reports are, after a while, answered by 200 and never reach the ledger.
     DeafReceiver,
+    /// All boots of a guest are reported as one.
+    KnowsOneBoot,
     /// Each request to Proxmox is sent twice.
     PostsTwice,
     /// Attempts and resets are not remembered: they are taken out of all writes of the journal.
@@ -54,7 +56,7 @@ impl Sabotage {
     pub fn of_kubernetes(self) -> bool {
         !matches!(
             self,
-            Self::DeafReceiver | Self::PostsTwice | Self::SeesLocks | Self::NeverStarts | Self::StartsAlso
+            Self::DeafReceiver | Self::KnowsOneBoot | Self::PostsTwice | Self::SeesLocks | Self::NeverStarts | Self::StartsAlso
         )
     }
 }

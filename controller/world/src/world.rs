@@ -177,9 +177,16 @@ impl World {
     }
 
     /// A report was answered well.
-    pub fn heard(&self, vm: usize, process: usize, goodbye: bool) {
+    pub fn heard(&self, vm: usize, process: usize, goodbye: bool, boot: u32) {
         let at = self.clock.now();
-        self.log().heard.push(Heard { at, vm, process, goodbye });
+        let heard = Heard {
+            at,
+            vm,
+            process,
+            goodbye,
+            boot,
+        };
+        self.log().heard.push(heard);
     }
 
     /// The name of a controller in lease and journal.

@@ -129,6 +129,13 @@ fn s11_sees_a_start_that_is_owed_to_nobody() {
 }
 
 #[test]
+fn s12_sees_a_reset_of_a_vm_that_boots_again_and_again() {
+    let mut events: Vec<_> = [30, 50, 70, 90].map(|at| (at, Event::GuestReboot(0))).to_vec();
+    events.push((110, Event::Hang(0, 0)));
+    is_seen_by("S12", Sabotage::KnowsOneBoot, &plan(&events));
+}
+
+#[test]
 fn l1_sees_a_status_that_tells_nothing() {
     is_seen_by("L1", Sabotage::NeverTells, &hang());
 }

@@ -37,6 +37,8 @@ pub struct Options {
     pub controller_args: Vec<String>,
     /// Two controllers behind a Service instead of one.
     pub two_controllers: bool,
+    /// The one controller has a Service before it too, which can be cut: the public URL of the agents, and of Defib's reports to itself.
+    pub public_url: bool,
     /// Folder for logs, configuration and data; temporary by default.
     pub folder: Option<PathBuf>,
 }
@@ -89,7 +91,7 @@ pub struct Lab {
     pub port: u16,
     /// Port of metrics and probes of the first controller.
     pub metrics_port: u16,
-    _service: Option<Service>,
+    service: Option<Service>,
 }
 
 enum Folder {
@@ -125,9 +127,10 @@ impl Lab {
             ..parts.control_plane
         })?;
         let (ports, standby_ports) = (Backend::free()?, Backend::free()?);
-        let service = match options.two_controllers {
-            true => Some(Service::start(vec![ports, standby_ports])?),
-            false => None,
+        let service = match (options.two_controllers, options.public_url) {
+            (true, _) => Some(Service::start(vec![ports, standby_ports])?),
+            (false, true) => Some(Service::start(vec![ports])?),
+            (false, false) => None,
         };
         let (port, metrics_port) = (service.as_ref().map_or(ports.listen, Service::port), ports.metrics);
         say("chart: CRDs, ServiceAccount, RBAC (helm install)");
@@ -162,11 +165,12 @@ impl Lab {
             let (urls, ca) = fleet::endpoints(&simulator_state)?;
             fleet::cluster(&control_plane, &urls, &ca)?;
         }
+        let public_url = options.public_url.then(|| format!("--public-url=http://127.0.0.1:{port}"));
         let make = |index: usize, ports| Controller {
             identity: format!("defib-{index}"),
             kubeconfig: kubeconfig.clone(),
             ports,
-            args: options.controller_args.clone(),
+            args: options.controller_args.iter().chain(&public_url).cloned().collect(),
             log: path.join(if index == 0 {
                 "defib.log".into()
             } else {
@@ -186,7 +190,7 @@ impl Lab {
             folder,
             port,
             metrics_port,
-            _service: service,
+            service,
         };
         if parts.controller {
             say("controller: defib run, with the rights of the chart's ServiceAccount");
@@ -204,6 +208,15 @@ impl Lab {
     /// When it ends, or does not serve in time.
     pub fn start_controller(&mut self) -> Result<()> {
         self.controller.start()
+    }
+
+    /// Cuts the way of the agents to the controller, or mends it.
+    ///
+    /// # Errors
+    /// When the lab has no public URL.
+    pub fn cut_public_url(&self, cut: bool) -> Result<()> {
+        self.service.as_ref().context("nothing lies before the controller")?.cut(cut);
+        Ok(())
     }
 
     /// What the next start of the controller is given, beside what every lab needs.

@@ -39,6 +39,7 @@ impl Backend {
 pub struct Service {
     port: u16,
     ended: Arc<AtomicBool>,
+    cut: Arc<AtomicBool>,
 }
 
 impl Service {
@@ -49,7 +50,7 @@ impl Service {
     pub fn start(backends: Vec<Backend>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        let ended = Arc::new(AtomicBool::new(false));
+        let (ended, cut) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let ready = Arc::new(Mutex::new(Vec::new()));
         let (until, seen) = (ended.clone(), ready.clone());
         thread::spawn(move || {
@@ -59,13 +60,14 @@ impl Service {
                 thread::sleep(LOOK);
             }
         });
-        let until = ended.clone();
+        let (until, broken) = (ended.clone(), cut.clone());
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 if until.load(Ordering::Relaxed) {
                     return;
                 }
                 let to = ready.lock().unwrap_or_else(PoisonError::into_inner).first().copied();
+                let to = to.filter(|_| !broken.load(Ordering::Relaxed));
                 // Without one that is ready the connection is closed, as kube-proxy refuses it.
                 let far = to.and_then(|port| TcpStream::connect_timeout(&address(port), Duration::from_secs(2)).ok());
                 if let Some(far) = far {
@@ -73,7 +75,12 @@ impl Service {
                 }
             }
         });
-        Ok(Self { port, ended })
+        Ok(Self { port, ended, cut })
+    }
+
+    /// From now on new connections are closed, or led on again.
+    pub fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Relaxed);
     }
 
     /// Its port.

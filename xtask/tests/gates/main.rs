@@ -1,5 +1,6 @@
 //! What keeps Defib from resetting a VM that hangs, and what lifts it again: every gate, cap, request and storm, each with a VM of its own in a lab.
 
+mod boots;
 mod caps;
 mod kept;
 mod steps;

@@ -1,10 +1,12 @@
 //! What is said of a VM: its six conditions, each a word and a sentence that does not change with the clock.
 
 use super::{Inventory, Next, Observed};
+use crate::boots::looping;
 use crate::conditions::{Draft, Is, kind};
 use crate::gate::{self, Blocked, Closer};
 use crate::journal::Step;
 use crate::life::{Life, Unarmed, Vital, identity};
+use crate::observer::Trouble;
 use crate::power::Power;
 use crate::time::{Now, seconds, to_seconds};
 
@@ -25,6 +27,7 @@ pub(super) fn conditions(
     let adopted = adopted(o);
     let off = stopped(power);
     let ready = ready(o, life, &fresh, &within, &allowed, &resetting, &adopted, off);
+    let ready = boot_loop(o, ready, now);
     vec![ready, fresh, within, allowed, resetting, adopted]
 }
 
@@ -128,7 +131,12 @@ fn reset_allowed(o: &Observed<'_>, vital: &Vital<'_>, life: Life, next: &Next, b
     };
     match (life, blocked) {
         (Life::Fresh { .. }, Some(b)) if b.reason == "NotSilent" => {
-            match gate::observer(o).filter(|b| b.reason == "ManagedByAnother").or_else(exhausted) {
+            // Of our troubles only one that lasts is worth a write to each VM.
+            let lasts = o.observer.trouble.as_ref().is_some_and(Trouble::lasts);
+            match gate::observer(o)
+                .filter(|b| lasts || b.reason == "ManagedByAnother")
+                .or_else(exhausted)
+            {
                 Some(b) => draft(Is::False, b.reason, b.message),
                 None => draft(
                     Is::True,
@@ -296,5 +304,16 @@ fn ready(
         Life::Fresh { .. } if within.is == Is::False => from(Is::True, within),
         Life::Fresh { .. } if fresh.reason == "Rejected" => from(Is::True, fresh),
         Life::Fresh { .. } => Draft::new(kind::READY, Is::True, "Healthy", "heartbeats come"),
+    }
+}
+
+/// What `Ready` says of a VM between two of its boots. A loop outranks these; not what says more (it is silent, stopped, exhausted, being reset), nor a pause: whoever
+/// paused the VM may be the one who reboots it.
+const BETWEEN_BOOTS: [&str; 6] = ["Healthy", "ThresholdExceeded", "Rejected", "Listening", "StartupGrace", "Stopping"];
+
+fn boot_loop(o: &Observed<'_>, ready: Draft, now: Now) -> Draft {
+    match looping(o, now).filter(|_| BETWEEN_BOOTS.contains(&ready.reason)) {
+        Some(b) => Draft::new(kind::READY, Is::False, b.reason, b.message),
+        None => ready,
     }
 }

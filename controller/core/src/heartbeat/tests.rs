@@ -192,3 +192,24 @@ fn either_byte_order_is_the_same_machine() {
     assert!(same_machine(a, b) && same_machine(b, a) && same_machine(a, a));
     assert!(!same_machine(a, Uuid::nil()));
 }
+
+#[test]
+fn a_boot_counts_from_the_one_that_follows_what_was_there() {
+    let boots = |order: &str| {
+        let mut h = Heartbeat::default();
+        for (n, boot) in (0u32..).zip(order.split(' ')) {
+            h.take(report(boot, 10.0 + f64::from(n)), &expecting(7), Mono(u64::from(n) * 10_000));
+        }
+        let mut seen: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let before = h.boots.clone();
+        seen.retain(|id| {
+            let mut without = before.clone();
+            without.caused(id);
+            without != before
+        });
+        seen.join(" ")
+    };
+    assert_eq!(boots("a a a"), "", "it may be up for weeks");
+    assert_eq!(boots("a b b c"), "b c");
+    assert_eq!(boots("a b a a b b"), "b", "a snapshot was rolled back, and forth");
+}

@@ -14,7 +14,7 @@ use defib_core::conditions::{Draft, kind};
 use defib_core::decide::{Decision, Intent, Inventory, Next, Observed, decide};
 use defib_core::fleet::{Fleet, Limits};
 use defib_core::gate::{Closer, Look, LookFailed};
-use defib_core::heartbeat::{Heartbeat, Report};
+use defib_core::heartbeat::{Expectation, Heartbeat, Report};
 use defib_core::journal::Step as JournalStep;
 use defib_core::life::Vital;
 use defib_core::observer::{ObserverView, Trouble};
@@ -37,6 +37,8 @@ pub struct Scene {
     pub windows: Windows,
     pub cluster: ProxmoxClusterSpec,
     pub heartbeat: Heartbeat,
+    /// When boots were seen to begin, the newest eight, as the heartbeat knows them.
+    pub boots: Vec<Mono>,
     pub observer: ObserverView,
     pub hold_lifted: Mono,
     pub foreign_heartbeat: bool,
@@ -97,6 +99,7 @@ pub fn healthy() -> Scene {
             pauses: vec![],
         },
         heartbeat: Heartbeat::default(),
+        boots: vec![],
         observer: ObserverView {
             since: mono(1_000),
             trouble: None,
@@ -145,7 +148,9 @@ impl Scene {
 
     /// The ledger holds this report, received at that time, and nothing of before.
     pub fn hear(&mut self, report: Report, received: u64) {
+        let boots = std::mem::take(&mut self.heartbeat.boots);
         self.heartbeat = Heartbeat::default();
+        self.heartbeat.boots = boots;
         self.heartbeat.last_life = Some(mono(received));
         self.heartbeat.boot_first_received = Some(mono(received));
         self.heartbeat.report = Some((mono(received), Arc::new(report)));
@@ -174,6 +179,23 @@ impl Scene {
     /// Nothing was ever received by this process.
     pub fn empty_ledger(mut self) -> Self {
         self.heartbeat = Heartbeat::default();
+        self.boots = vec![];
+        self
+    }
+
+    /// At each of these times a new boot was heard of first, beside the one that was there before.
+    pub fn booted_at(mut self, mut times: Vec<Mono>) -> Self {
+        times.sort();
+        // What is over an hour old when another one comes is forgotten.
+        let newest = times.last().copied().unwrap_or_default();
+        times.retain(|at| newest.since(*at) < secs(3_600));
+        times.drain(..times.len().saturating_sub(8));
+        let mut h = Heartbeat::default();
+        for (n, at) in std::iter::once(&Mono(0)).chain(&times).enumerate() {
+            h.take(Arc::new(report(&format!("boot-{n}"), 20.0)), &Expectation::default(), *at);
+        }
+        self.heartbeat.boots = h.boots;
+        self.boots = times;
         self
     }
 
@@ -416,7 +438,7 @@ impl Scene {
             cluster: Some(&self.cluster),
             effective,
             heartbeat: &self.heartbeat,
-            observer: self.observer,
+            observer: self.observer.clone(),
             hold_lifted: self.hold_lifted,
             foreign_heartbeat: self.foreign_heartbeat,
             inventory: &self.inventory,

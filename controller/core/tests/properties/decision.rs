@@ -104,7 +104,7 @@ proptest! {
         prop_assume!(later.now.mono < Mono(u64::MAX) && later.now.wall > Timestamp::UNIX_EPOCH && later.now.wall < next.wall);
         later.now = next;
         for (a, b) in before.iter().zip(later.decide().conditions) {
-            let a_list = matches!(a.reason, "ThresholdExceeded" | "Paused" | "ResetsExhausted");
+            let a_list = matches!(a.reason, "ThresholdExceeded" | "Paused" | "ResetsExhausted" | "BootLoop");
             prop_assert!(a.message == b.message || a.reason != b.reason || a.is != b.is || a_list, "{:?} became {:?}", a, b);
         }
     }
@@ -199,6 +199,7 @@ fn the_generated_scenes_reach_all_decisions() {
         "OwnHost",
         "ResetsExhausted",
         "StepsExhausted",
+        "BootLoop",
         "MaxInFlight",
         "MaxUnhealthy",
     ] {

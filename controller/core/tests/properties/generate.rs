@@ -282,6 +282,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         Just(Trouble::Shed),
         Just(Trouble::LeaseNotHeld),
         Just(Trouble::WritesFailing),
+        word().prop_map(|text| Trouble::PublicUrl(text.into())),
     ]
 }
 
@@ -320,7 +321,8 @@ fn deviation() -> BoxedStrategy<Deviation> {
             s.heartbeat.report = Some((at, Arc::new(r)));
         }),
         change(option::of(moment()), |s, v| s.heartbeat.last_life = v),
-        change(Just(()), |s, ()| s.heartbeat = Default::default()),
+        change(Just(()), |s, ()| *s = s.clone().empty_ledger()),
+        change(prop::collection::vec(moment(), 0..12), |s, times| *s = s.clone().booted_at(times)),
         change((moment(), moment()), |s, v| s.heartbeat.wrong_key = Some(v)),
         change((moment(), machine()), |s, (at, m)| s.heartbeat.wrong_machine = m.map(|m| (at, m))),
         change((moment(), "\\PC{0,600}"), |s, (at, detail)| {

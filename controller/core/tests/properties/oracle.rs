@@ -80,6 +80,14 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     unless(s.observer.trouble.is_none(), "the observer is serving");
     unless(!s.observer.settling, "the observer is not settling");
     unless(!s.foreign_heartbeat, "nobody else writes the heartbeat");
+    let of_the_hour = |at: &&Mono| {
+        let forgiven = e.forgive_before.is_some_and(|f| f <= s.now.wall && s.now.wall_of(**at) < f);
+        s.now.mono.since(**at) < Duration::from_secs(3_600) && !forgiven
+    };
+    unless(
+        s.boots.iter().filter(of_the_hour).count() <= 3,
+        "the guest does not boot again and again",
+    );
     let vetoed = s
         .heartbeat
         .wrong_key

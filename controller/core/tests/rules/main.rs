@@ -22,6 +22,7 @@ mod rule_04_thresholds;
 mod rule_04_triggers;
 mod rule_04_windows;
 mod rule_05_protocol;
+mod rule_06_boot_loops;
 mod rule_06_recovered;
 mod rule_07_ambiguous;
 mod rule_08_start_owed;

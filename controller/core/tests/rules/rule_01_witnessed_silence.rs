@@ -67,15 +67,16 @@ fn each_trouble_of_ours_holds_the_reset_back() {
         Trouble::Shed,
         Trouble::LeaseNotHeld,
         Trouble::WritesFailing,
+        Trouble::PublicUrl("https://defib.example.com: timed out".into()),
     ] {
-        let decision = due().trouble(trouble).decide();
+        let decision = due().trouble(trouble.clone()).decide();
         let allowed = condition(&decision, kind::RESET_ALLOWED);
         assert_eq!(
             (allowed.reason, decision.next.clone()),
             ("ObserverNotServing", defib_core::decide::Next::Nothing),
             "{trouble:?}"
         );
-        assert!(allowed.message.contains(trouble.message()), "{}", allowed.message);
+        assert!(allowed.message.contains(&*trouble.message()), "{}", allowed.message);
     }
     check(vec![(
         "a late tick was a moment ago",
@@ -87,25 +88,63 @@ fn each_trouble_of_ours_holds_the_reset_back() {
 /// A Defib that has served since second 10, with a tick each second up to `s`.
 fn serving_until(s: u64) -> Observer {
     let mut o = Observer::new(at(0));
-    o.end(Trouble::Loopback, mono(10));
-    o.end(Trouble::LeaseNotHeld, mono(10));
+    o.end(&Trouble::Loopback, mono(10));
+    o.end(&Trouble::LeaseNotHeld, mono(10));
     for second in 1..=s {
         o.tick(at(second));
     }
     o
 }
 
+/// Results of our reports through the public URL from second 95 on: `+` came to this process, `-` did not.
+fn public(o: &mut Observer, results: &str) {
+    for (s, result) in (95..).zip(results.chars()) {
+        o.public(if result == '+' { Ok(()) } else { Err("timed out".into()) }, mono(s));
+    }
+}
+
+#[test]
+fn while_the_way_of_the_agents_is_broken_nobody_is_silent_and_each_vm_says_why() {
+    let cut = |scene: Scene| {
+        let mut o = Observer::new(at(0));
+        o.end(&Trouble::Loopback, mono(10));
+        o.end(&Trouble::LeaseNotHeld, mono(10));
+        o.tick(scene.now);
+        for came in [Ok(()), Err("https://defib.example.com: timed out".into())] {
+            for _ in 0..3 {
+                o.public(came.clone(), scene.now.mono);
+            }
+        }
+        let observer = o.view(scene.now);
+        scene.with(|s| s.observer = observer)
+    };
+    for scene in [due(), silent(), healthy()] {
+        let decision = cut(scene).decide();
+        let allowed = condition(&decision, kind::RESET_ALLOWED);
+        assert_eq!(allowed.reason, "ObserverNotServing");
+        assert!(
+            allowed.message.contains("https://defib.example.com: timed out"),
+            "{}",
+            allowed.message
+        );
+        assert_eq!(decision.next, defib_core::decide::Next::Nothing);
+        assert!(decision.check_after <= secs(60));
+    }
+    assert_eq!(condition(&cut(silent()).decide(), kind::READY).reason, "Listening");
+    check(vec![("a person asks for it", cut(due().requested()), "Reset Manual")]);
+}
+
 #[test]
 fn each_trouble_starts_the_clocks_anew_and_only_its_end_lets_them_run() {
     type Case = (&'static str, fn(&mut Observer), u64);
-    let cases: [Case; 7] = [
+    let cases: [Case; 10] = [
         ("nothing happened", |_| {}, 10),
-        ("a report was shed", |o| o.moment(Trouble::Shed, mono(100)), 100),
+        ("a report was shed", |o| o.moment(&Trouble::Shed, mono(100)), 100),
         (
             "the lease was lost and found",
             |o| {
                 o.begin(Trouble::LeaseNotHeld, mono(95));
-                o.end(Trouble::LeaseNotHeld, mono(100));
+                o.end(&Trouble::LeaseNotHeld, mono(100));
             },
             100,
         ),
@@ -113,7 +152,7 @@ fn each_trouble_starts_the_clocks_anew_and_only_its_end_lets_them_run() {
             "the listener failed and served again",
             |o| {
                 o.begin(Trouble::Loopback, mono(95));
-                o.end(Trouble::Loopback, mono(99));
+                o.end(&Trouble::Loopback, mono(99));
             },
             99,
         ),
@@ -128,11 +167,18 @@ fn each_trouble_starts_the_clocks_anew_and_only_its_end_lets_them_run() {
         ),
         ("one write failed", |o| o.wrote(false, mono(95)), 10),
         (
+            "our reports through the public URL failed three times, and the next came",
+            |o| public(o, "+---+"),
+            99,
+        ),
+        ("they failed twice in a row, again and again", |o| public(o, "+--+--+--"), 10),
+        ("they never came", |o| public(o, "--------"), 10),
+        (
             "of two troubles one is over",
             |o| {
                 o.begin(Trouble::Loopback, mono(90));
                 o.begin(Trouble::LeaseNotHeld, mono(90));
-                o.end(Trouble::Loopback, mono(91));
+                o.end(&Trouble::Loopback, mono(91));
             },
             101,
         ),

@@ -335,6 +335,7 @@ fn the_first_gate_that_fails_is_the_reason() {
     // All gates fail at once; each row repairs the one that was named before it.
     let mut scene = healthy()
         .empty_ledger()
+        .booted_at(vec![mono(NOW - 900); 4])
         .resets_ago(&[300, 200, 100])
         .with(|s| {
             s.observer.trouble = Some(Trouble::Shed);
@@ -382,7 +383,7 @@ fn the_first_gate_that_fails_is_the_reason() {
         scene.closer.as_mut().unwrap().look.as_mut().unwrap()
     }
     type Repair = fn(&mut Scene);
-    let order: [(&str, Repair); 25] = [
+    let order: [(&str, Repair); 26] = [
         ("ObserveOnly", |s| {
             s.policy.reset_policy.as_mut().unwrap().mode = Some(Mode::Enforce)
         }),
@@ -390,6 +391,7 @@ fn the_first_gate_that_fails_is_the_reason() {
         ("MaintenanceWindow", |s| s.windows = Windows::Closed { opens: None }),
         ("Deleting", |s| s.vm.metadata.deletion_timestamp = None),
         ("InvalidPolicy", |s| s.policy.heartbeat.as_mut().unwrap().report_seconds = Some(10)),
+        ("BootLoop", |s| s.heartbeat.boots = Default::default()),
         ("NeverReported", |s| {
             s.hear(report("boot-a", 3_600.0), NOW - 200);
             s.heartbeat.wrong_key = Some((mono(NOW - 1), mono(NOW - 1)));

@@ -367,3 +367,21 @@ async fn no_wake_is_lost_while_many_report_and_two_listen() {
         listener.await.unwrap();
     }
 }
+
+#[test]
+fn a_boot_that_a_reset_caused_is_none_of_a_loop() {
+    let ledger = Ledger::default();
+    ledger.known(&vm("web"), facts("1", 1));
+    for (second, boot) in (0..).step_by(60).zip(["a", "b", "c"]) {
+        ledger.on_report(&vm("web"), report(boot, 10.0), at(second));
+    }
+    let boots = || ledger.view(&vm("web")).boots;
+    let both = boots();
+    ledger.caused(&vm("web"), "b");
+    let one = boots();
+    ledger.caused(&vm("web"), "b");
+    ledger.caused(&vm("nobody"), "c");
+    assert_eq!((boots() == one, one == both), (true, false));
+    ledger.caused(&vm("web"), "c");
+    assert_eq!(boots(), Default::default());
+}

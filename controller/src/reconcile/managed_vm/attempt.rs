@@ -158,7 +158,7 @@ fn last_check(ctx: &Context, facts: &Facts, intent: &Intent, decided: Now) -> Re
         // Also a trouble that is over: the VM may have spoken meanwhile, and its report may be unread yet, or was turned away.
         let since_decided = view.newest.filter(|_| view.since > now.mono_of(intent.current.intent_time));
         if let Some(trouble) = view.trouble.or(since_decided) {
-            return withdrawal(trouble.reason(), trouble.message());
+            return withdrawal(trouble.reason(), &trouble.message());
         }
         if intent.cause == Some(Cause::Silence) && ctx.ledger.view(&facts.key).last_life > facts.last_life() {
             return withdrawal("HeartbeatArrived", "the VM was heard of at the last moment");

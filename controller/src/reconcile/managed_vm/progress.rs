@@ -193,6 +193,9 @@ fn task_end(exit: &TaskExit) -> TaskEnd {
 /// The VMReset first, then the journal: a crash in between finds the reset still under way, and ends it once more with the same result.
 async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &Ending) -> Result<Action, Error> {
     let now = ctx.clock.now();
+    if let Some(boot_id) = &ending.boot_id_after {
+        ctx.ledger.caused(&facts.key, boot_id);
+    }
     record::finish(ctx, &facts.vm, current, ending, now).await?;
     books::update(ctx, &facts.key, current, |books| {
         books.finish(ending.outcome, &facts.effective.steps, now)

@@ -102,6 +102,7 @@ pub async fn events(ctx: &Context, facts: &Facts, conditions: &[Condition]) {
 /// Changes of conditions that are worth an event: each is a decision, or the reason of one.
 fn news(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, String)> {
     let silent = find(new, kind::HEARTBEAT_FRESH).is_some_and(|c| c.status == "False");
+    let looped = find(old, kind::RESET_ALLOWED).is_some_and(|c| c.reason == "BootLoop");
     new.iter()
         .filter(|c| {
             let known = find(old, &c.type_);
@@ -110,6 +111,8 @@ fn news(old: &[Condition], new: &[Condition]) -> Vec<(EventType, String, String)
                 && match c.type_.as_str() {
                     kind::ADOPTED => c.status != "Unknown" || known.is_some(),
                     kind::HEARTBEAT_FRESH | kind::WITHIN_THRESHOLDS => known.is_some() && c.reason != "NoReport",
+                    // Its beginning: the gate stands for as long as the loop does, whatever the VM is in between.
+                    kind::READY => c.reason == "BootLoop" && !looped,
                     // While heartbeats come, a gate keeps nobody from anything.
                     kind::RESET_ALLOWED => silent && c.status == "False" && c.reason != "ResetUnderWay",
                     _ => false,

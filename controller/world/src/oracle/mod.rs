@@ -46,7 +46,7 @@ pub struct Oracle {
 }
 
 /// All oracles.
-pub const ORACLES: [Oracle; 16] = [
+pub const ORACLES: [Oracle; 17] = [
     Oracle {
         name: "S1",
         what: "no reset of a VM that was heard within its time-out, nor by a process that listened for less",
@@ -101,6 +101,11 @@ pub const ORACLES: [Oracle; 16] = [
         name: "S11",
         what: "no start of a VM that no reset had stopped",
         judge: protocol::only_owed_starts,
+    },
+    Oracle {
+        name: "S12",
+        what: "no reset of a VM that boots again and again by itself",
+        judge: safety::boot_loops,
     },
     Oracle {
         name: "L1",

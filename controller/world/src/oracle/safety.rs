@@ -1,4 +1,4 @@
-//! S1 to S5: when no reset may be sent.
+//! S1 to S5 and S12: when no reset may be sent.
 
 use super::Found;
 use crate::clock::Time;
@@ -208,6 +208,32 @@ pub fn declared(e: &Evidence) -> Found {
         }
         if e.heard_before(s.vm, at).is_some_and(|h| h.goodbye) {
             say("its agent said goodbye".into());
+        }
+    }
+    found
+}
+
+/// S12. The process remembers boots that it was told of itself, since its ManagedVM was made; a world is shorter than the hour.
+pub fn boot_loops(e: &Evidence) -> Found {
+    let mut found = Found::new();
+    for s in automatic(e) {
+        let of_this =
+            |w: &&crate::evidence::Write| w.vm == Some(s.vm) && w.after.as_ref().is_some_and(|o| text(&o["metadata"], "uid") == s.uid);
+        let Some(made) = e.writes.iter().find(of_this).map(|w| w.at) else {
+            continue;
+        };
+        let of_process = e.log.heard.iter().filter(|h| h.vm == s.vm && h.process == s.post.process);
+        let mut boots: Vec<u32> = of_process.filter(|h| h.at > made && h.at < s.entered).map(|h| h.boot).collect();
+        boots.dedup();
+        // Each reset, whoever wanted it, is one boot at the most.
+        let resets = e
+            .posts
+            .iter()
+            .filter(|p| p.vm == s.vm && p.counts() && p.post.sent < s.entered)
+            .count();
+        let own = boots.len().saturating_sub(1 + resets);
+        if own > 3 {
+            found.push((s.post.sent, Some(s.vm), format!("reset after {own} boots that no reset caused")));
         }
     }
     found

@@ -11,6 +11,9 @@ const GIVEN_UP: [&str; 2] = ["StepsExhausted", "ResetsExhausted"];
 /// Those that fell silent together, and of which nothing proves that they hang, wait for a person.
 pub const IN_A_STORM: &str = "StormActive";
 
+/// A VM that power cuts and stalls have booted too often within the hour.
+pub const IN_A_LOOP: &str = "BootLoop";
+
 /// Each VM is healthy, or honestly not.
 pub fn states(evidence: &Evidence) -> Finding {
     let mut finding = Finding::new("end", "each VM is Healthy, or its state says honestly why not");
@@ -21,12 +24,15 @@ pub fn states(evidence: &Evidence) -> Finding {
         let runs = evidence.end.running.contains(&vm.vmid);
         let state = vm.state.as_str();
         let right = match role {
-            Role::Ordinary | Role::Doomed if runs => state == "Healthy",
-            Role::Ordinary | Role::Doomed => GIVEN_UP.contains(&state) || vm.held == IN_A_STORM,
+            Role::Ordinary | Role::Doomed if runs => state == "Healthy" || state == IN_A_LOOP,
+            Role::Ordinary | Role::Doomed => GIVEN_UP.contains(&state) || [IN_A_STORM, IN_A_LOOP].contains(&vm.held.as_str()),
             _ => runs || state != "Healthy",
         };
         if right && !runs && role.may_be_reset() && !GIVEN_UP.contains(&state) {
-            finding.notes.push(format!("VM {} waits in a storm", vm.vmid));
+            finding.notes.push(match vm.held.as_str() {
+                IN_A_LOOP => format!("VM {} is silent, and had booted again and again", vm.vmid),
+                _ => format!("VM {} waits in a storm", vm.vmid),
+            });
         }
         finding.case((!right).then(|| {
             let guest = if runs { "runs" } else { "does not run" };

@@ -12,7 +12,7 @@ mod story;
 mod witness;
 
 use crate::evidence::Evidence;
-pub use end::IN_A_STORM;
+pub use end::{IN_A_LOOP, IN_A_STORM};
 use std::fmt;
 use story::Story;
 

@@ -3,7 +3,7 @@
 mod actors;
 mod gather;
 
-use crate::audit::IN_A_STORM;
+use crate::audit::{IN_A_LOOP, IN_A_STORM};
 use crate::evidence::{AUDIT_POLICY, Deed, Did, EndVm, Evidence, Heard};
 use crate::fleet::{self, MAX_IN_FLIGHT, MAX_UNHEALTHY, Role, Vm};
 use crate::plan::{Plan, plan};
@@ -262,7 +262,8 @@ fn all_settled(lab: &mut Lab, stage: &Stage, runtime: &Runtime, vms: &[Vm]) -> R
 fn rests(vm: &EndVm, runs: bool, storms_are_old: bool) -> bool {
     match vm.state.as_str() {
         _ if vm.held == IN_A_STORM && !runs => storms_are_old,
-        "Healthy" => runs,
+        _ if vm.held == IN_A_LOOP && !runs => true,
+        "Healthy" | IN_A_LOOP => runs,
         "StepsExhausted" | "ResetsExhausted" => !runs,
         _ => false,
     }
