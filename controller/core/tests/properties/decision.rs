@@ -3,7 +3,7 @@
 use crate::common::*;
 use crate::generate::scene;
 use crate::oracle::forbids;
-use defib_api::{GuestAgentState, Outcome, StepAction, Trigger};
+use defib_api::{GuestAgentState, Mode, Outcome, PowerState, StepAction, Trigger};
 use defib_core::conditions::kind;
 use defib_core::decide::{Cause, Decision, Next};
 use defib_core::fleet::standing;
@@ -52,6 +52,24 @@ proptest! {
                 StepAction::PowerCycle => {}
             }
             prop_assert!(intent.current.action == StepAction::Reset || !look.no_quorum, "it could not be started again");
+        }
+    }
+
+    /// Only what is declared to run is started, when it is off and nothing holds it.
+    #[test]
+    fn what_is_started_is_to_run(scene in scene(4)) {
+        if scene.decide().next == Next::Start {
+            let closer = scene.closer.clone().unwrap();
+            let look = closer.look.unwrap();
+            prop_assert_eq!(scene.vm.spec.power_state, Some(PowerState::Running));
+            prop_assert_eq!(look.qmp_status.as_str(), "stopped");
+            prop_assert!(look.lock.is_none() && !look.no_quorum && !look.node_in_maintenance && look.node_status == "online");
+            prop_assert!(look.ha_state.is_none_or(|ha| ha == "ignored"));
+            let effective = scene.effective();
+            prop_assert!(effective.mode == Mode::Enforce && effective.problem.is_none() && !scene.observe_only);
+            let status = scene.vm.status.clone().unwrap_or_default();
+            prop_assert!(status.current_reset.is_none() && scene.vm.metadata.deletion_timestamp.is_none());
+            prop_assert!(scene.now.mono.since(scene.off_since.unwrap()) >= Duration::from_secs(60));
         }
     }
 
@@ -194,6 +212,7 @@ fn the_generated_scenes_reach_all_decisions() {
         "IdentityChanged",
         "NoReboot",
         "GuestAgentSilent",
+        "Start",
         "NodeNotOnline",
         "DuplicateMachine",
         "OwnHost",

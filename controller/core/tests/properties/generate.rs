@@ -462,6 +462,22 @@ fn deviation() -> BoxedStrategy<Deviation> {
                 }
             }
         ),
+        change(
+            (option::of(any::<bool>()), option::of(moment()), any::<bool>()),
+            |s, (declared, off_since, off)| {
+                s.vm.spec.power_state = declared.map(|on| if on { PowerState::Running } else { PowerState::Unmanaged });
+                s.off_since = off_since;
+                if off {
+                    s.inventory = Inventory::Row {
+                        node: "pve1".into(),
+                        status: "stopped".into(),
+                    };
+                    if let Some(look) = s.closer.as_mut().and_then(|c| c.look.as_mut().ok()) {
+                        look.qmp_status = "stopped".into();
+                    }
+                }
+            }
+        ),
         change(guest_agent(), |s, v| {
             if let Some(closer) = s.closer.as_mut() {
                 closer.guest_agent = v;

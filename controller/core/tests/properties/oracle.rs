@@ -146,7 +146,7 @@ pub fn forbids(s: &Scene) -> Vec<&'static str> {
     let attempted = status.episode.as_ref().and_then(|e| e.last_end_time).map(|t| older(s, t));
     // The grace of a boot, and what another process published, only make the veto last longer.
     let vetoed_long_enough = past_due >= e.max_veto && attempted.is_none_or(|ago| ago >= e.max_veto);
-    let quiet = closer.io.is_some_and(|io| io.quiet(s.now.mono) >= e.io_quiet);
+    let quiet = closer.io.map_or(Duration::ZERO, |io| io.quiet(s.now.mono)) >= e.io_quiet;
     unless(over || quiet || vetoed_long_enough, "the guest moves nothing");
     if e.guest_agent == GuestAgentCheck::Auto && !over {
         unless(closer.guest_agent.is_some(), "the guest agent was asked");

@@ -16,6 +16,7 @@ mod rule_04_budgets;
 mod rule_04_corroboration;
 mod rule_04_gates;
 mod rule_04_observe;
+mod rule_04_power;
 mod rule_04_steps;
 mod rule_04_storms;
 mod rule_04_thresholds;
