@@ -4,7 +4,7 @@ use crate::plan::{PolicyPlan, VmPlan};
 use crate::world::{NAMESPACE, World};
 use defib_api::{
     Budget, Corroborate, HealthPolicy, HealthPolicySpec, HeartbeatSettings, IntOrPercent, ManagedVM, ManagedVMSpec, Mode, NameRef, Pause,
-    ProxmoxCluster, ProxmoxClusterSpec, ResetAction, ResetPolicy, Step, StepAction, Tls, Trigger, VMReset, VMResetSpec, Verify,
+    PowerState, ProxmoxCluster, ProxmoxClusterSpec, ResetAction, ResetPolicy, Step, StepAction, Tls, Trigger, VMReset, VMResetSpec, Verify,
 };
 use jiff::SignedDuration;
 use k8s_openapi::ByteString;
@@ -93,6 +93,7 @@ impl<'a> People<'a> {
         let policy = &self.world.plan.policies[plan.policy].name;
         let spec = ManagedVMSpec {
             policy_ref: Some(NameRef { name: policy.clone() }),
+            power_state: plan.is_to_run.then_some(PowerState::Running),
             ..ManagedVMSpec::new(CLUSTER, plan.vmid)
         };
         ManagedVM::new(&plan.name, spec)

@@ -91,6 +91,8 @@ pub struct VmPlan {
     pub policy: usize,
     /// Whether it has a QEMU guest agent.
     pub guest_agent: bool,
+    /// `powerState: Running`.
+    pub is_to_run: bool,
     /// How long it boots.
     pub boot_takes: Duration,
     /// When its agent reports first.
@@ -220,6 +222,7 @@ impl Plan {
                 vmid: 101 + n as u32,
                 policy: usize::from(dice.percent(30)),
                 guest_agent: dice.percent(50),
+                is_to_run: dice.percent(30),
                 boot_takes: dice.seconds(4, 12),
                 first_report: if in_step { Duration::from_secs(4) } else { dice.seconds(2, 7) },
             })

@@ -47,7 +47,7 @@ pub enum Sabotage {
     NeverStarts,
     /// Each request to Proxmox is followed by a start.
     StartsAlso,
-    /// The end of a VMReset is answered well and not carried out.
+    /// The end of a VMReset, and its deletion, are answered well and not carried out.
     NeverFinishes,
 }
 
@@ -133,6 +133,11 @@ impl Line {
                 return Ok(answer(&object));
             }
             Sabotage::NoJournal if of_vm && status["currentReset"].is_object() => return self.pretend(&parts, &body).await,
+            Sabotage::NeverFinishes if parts.method == Method::DELETE && path.contains("/vmresets/") => {
+                return Ok(answer(
+                    &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+                ));
+            }
             Sabotage::NeverFinishes if is_patch && path.contains("/vmresets/") && status["state"] == "Finished" => {
                 return self.pretend(&parts, &body).await;
             }

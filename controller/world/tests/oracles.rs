@@ -19,6 +19,7 @@ fn plan(events: &[(u64, Event)]) -> Plan {
     plan.vms.truncate(5);
     for vm in &mut plan.vms {
         vm.policy = 0;
+        vm.is_to_run = false;
         vm.first_report = Duration::from_secs(4);
     }
     let policy = &mut plan.policies[0];
@@ -162,4 +163,13 @@ fn l5_sees_a_vm_that_is_not_started_again() {
     let mut plan = plan(&[(60, Event::Hang(0, 1))]);
     (plan.policies[0].attempts, plan.policies[0].power_cycles) = (1, 1);
     is_seen_by("L5", Sabotage::NeverStarts, &plan);
+}
+
+#[test]
+fn l6_sees_a_vm_that_is_to_run_and_does_not() {
+    let mut plan = plan(&[(50, Event::PowerOff(0))]);
+    plan.vms[0].is_to_run = true;
+    plan.policies[0].max_resets = 9;
+    plan.end = Time::seconds(330);
+    is_seen_by("L6", Sabotage::NeverStarts, &plan);
 }

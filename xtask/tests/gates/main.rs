@@ -3,6 +3,7 @@
 mod boots;
 mod caps;
 mod kept;
+mod power;
 mod steps;
 mod storms;
 

@@ -15,7 +15,7 @@ fn power_cycle() -> Value {
 }
 
 /// What Proxmox was asked for of a VM, in order.
-fn asked(lab: &Lab, vmid: u32) -> Result<Vec<String>> {
+pub fn asked(lab: &Lab, vmid: u32) -> Result<Vec<String>> {
     let rows = lab.requests()?;
     let of_vm = rows.iter().filter(|row| row["vmid"] == vmid);
     Ok(of_vm.filter_map(|row| row["action"].as_str().map(str::to_owned)).collect())
@@ -54,13 +54,13 @@ fn is_held(record: &Value) -> bool {
 }
 
 /// Whether a VM has a QEMU process.
-fn is_on(lab: &Lab, vmid: u32) -> Result<bool> {
+pub fn is_on(lab: &Lab, vmid: u32) -> Result<bool> {
     let events = lab.guest_events()?;
     let last = events.iter().rfind(|event| event["vmid"] == vmid);
     Ok(last.is_none_or(|event| event["after"] != "off"))
 }
 
-fn last_event(lab: &Lab, vmid: u32) -> Result<String> {
+pub fn last_event(lab: &Lab, vmid: u32) -> Result<String> {
     let events = lab.guest_events()?;
     let last = events.iter().rfind(|event| event["vmid"] == vmid);
     Ok(last.map_or_else(String::new, ToString::to_string))

@@ -1,4 +1,4 @@
-//! L1 to L5: that it gets done.
+//! L1 to L6: that it gets done.
 
 use super::Found;
 use crate::clock::Time;
@@ -188,4 +188,26 @@ pub fn started_again(e: &Evidence) -> Found {
         )
     })
     .collect()
+}
+
+/// From a stop until the VM is started: it must be off for a minute, a list of Proxmox is up to 20 s old, and another start may have been sent a minute ago.
+const TO_RUN: Duration = Duration::from_secs(200);
+
+/// L6.
+pub fn runs(e: &Evidence) -> Found {
+    let mut found = Found::new();
+    for (vm, plan) in e.plan.vms.iter().enumerate().filter(|(_, vm)| vm.is_to_run) {
+        let machine = &e.machines[&plan.vmid];
+        let since = machine.power_since.max(e.plan.calm);
+        let Some(object) = e.object_at("managedvms", &plan.name, e.end) else {
+            continue;
+        };
+        let starts = object["status"]["recentStarts"].as_array().map_or(0, Vec::len);
+        // The cap is as large as that of the resets; what else holds it is over with the trouble.
+        let held = starts >= e.policy(vm).max_resets as usize || machine.ha.is_some() || machine.lock.is_some();
+        if machine.power == Power::Stopped && !held && e.end.since(since) > TO_RUN {
+            found.push((e.end, Some(vm), format!("it is to run, and off since {}", machine.power_since)));
+        }
+    }
+    found
 }

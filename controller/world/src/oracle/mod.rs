@@ -46,7 +46,7 @@ pub struct Oracle {
 }
 
 /// All oracles.
-pub const ORACLES: [Oracle; 17] = [
+pub const ORACLES: [Oracle; 18] = [
     Oracle {
         name: "S1",
         what: "no reset of a VM that was heard within its time-out, nor by a process that listened for less",
@@ -99,7 +99,7 @@ pub const ORACLES: [Oracle; 17] = [
     },
     Oracle {
         name: "S11",
-        what: "no start of a VM that no reset had stopped",
+        what: "no start of a VM that no reset had stopped and that is not declared to run",
         judge: protocol::only_owed_starts,
     },
     Oracle {
@@ -131,6 +131,11 @@ pub const ORACLES: [Oracle; 17] = [
         name: "L5",
         what: "a VM that a reset stopped runs again",
         judge: liveness::started_again,
+    },
+    Oracle {
+        name: "L6",
+        what: "a VM that is declared to run, and that nothing holds, is on",
+        judge: liveness::runs,
     },
 ];
 

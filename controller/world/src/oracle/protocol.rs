@@ -95,9 +95,14 @@ pub fn only_owed_starts(e: &Evidence) -> Found {
     let mut found = Found::new();
     for start in e.follow_ups.iter().filter(|p| p.action == PowerAction::Start) {
         let stops = |s: &&Sent| s.post.vmid == start.vmid && s.post.action != PowerAction::Reset && s.counts() && s.post.sent < start.sent;
-        if !e.posts.iter().any(|s| stops(&s)) {
-            let vm = e.plan.vms.iter().position(|vm| vm.vmid == start.vmid);
-            found.push((start.sent, vm, "it is started, and no reset had stopped it".into()));
+        let vm = e.plan.vms.iter().position(|vm| vm.vmid == start.vmid);
+        let is_to_run = vm.is_some_and(|vm| e.plan.vms[vm].is_to_run);
+        if !is_to_run && !e.posts.iter().any(|s| stops(&s)) {
+            found.push((
+                start.sent,
+                vm,
+                "it is started, no reset had stopped it, and it is not declared to run".into(),
+            ));
         }
     }
     found
