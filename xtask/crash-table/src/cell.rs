@@ -35,7 +35,7 @@ spec:
   heartbeat: {reportSeconds: 1, timeoutSeconds: 6, startupGraceSeconds: 2}
   resetPolicy:
     mode: Enforce
-    steps: [{action: Reset, maxAttempts: 1, recoveryDeadlineSeconds: 20}]
+    steps: [{action: ACTION, maxAttempts: 1, recoveryDeadlineSeconds: 20}]
     maxResets: 5
     windowSeconds: 3600
     stabilizationSeconds: 2
@@ -75,7 +75,7 @@ impl Cell {
     ///
     /// # Errors
     /// When a part does not start.
-    pub fn start(runtime: Handle, two: bool) -> Result<Self> {
+    pub fn start(runtime: Handle, two: bool, power_cycle: bool) -> Result<Self> {
         let fleet = vec![
             FleetVm::new(VICTIM_ID, VICTIM, "pve1"),
             FleetVm::new(BYSTANDER_ID, BYSTANDER, "pve2"),
@@ -110,7 +110,8 @@ impl Cell {
             .collect::<Result<Vec<_>>>()?;
         let (urls, authorities): (Vec<String>, Vec<String>) = pairs.into_iter().unzip();
         lab.reroute_proxmox(&urls, &authorities.concat())?;
-        lab.apply(POLICY)?;
+        let action = if power_cycle { "PowerCycle" } else { "Reset" };
+        lab.apply(&POLICY.replace("ACTION", action))?;
         lab.stop_controller()?;
         let client = runtime.block_on(client(lab.control_plane.kubeconfig_yaml()))?;
         let mut cell = Self {
@@ -326,7 +327,8 @@ impl Cell {
 /// Nothing is under way, and the VM is well or given up.
 fn over(victim: &ManagedVM, records: &[VMReset]) -> bool {
     let status = victim.status.as_ref();
-    let ended = |r: &VMReset| r.status.as_ref().is_some_and(|s| s.outcome.is_some());
+    // A finalizer: a start is owed.
+    let ended = |r: &VMReset| r.status.as_ref().is_some_and(|s| s.outcome.is_some()) && r.metadata.finalizers.is_none();
     !records.is_empty()
         && records.iter().all(ended)
         && status.is_some_and(|s| s.current_reset.is_none())

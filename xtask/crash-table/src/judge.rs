@@ -3,7 +3,7 @@
 use crate::story::{BYSTANDER_ID, VICTIM_ID};
 use defib_api::{ManagedVM, Outcome, ResetState, VMReset};
 use jiff::Timestamp;
-use pve_sim::{GuestEvent, GuestEventKind, WriteRequest};
+use pve_sim::{GuestEvent, GuestEventKind, GuestState, WriteRequest};
 
 /// What is known at the end of a story.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ pub fn judge(ending: &Ending) -> (&'static str, Vec<String>) {
         .events
         .iter()
         // What the test itself does to a guest is no reset of Proxmox.
-        .filter(|e| e.event == GuestEventKind::Reset && e.cause != "control")
+        .filter(|e| matches!(e.event, GuestEventKind::Reset | GuestEventKind::PowerOff) && e.cause != "control")
         .collect();
     for event in &resets {
         if event.vmid != VICTIM_ID {
@@ -39,7 +39,11 @@ pub fn judge(ending: &Ending) -> (&'static str, Vec<String>) {
             wrong.push(format!("VM {} was reset while it was well", event.vmid));
         }
     }
-    let posts: Vec<&WriteRequest> = ending.requests.iter().filter(|r| r.action == "reset").collect();
+    let posts: Vec<&WriteRequest> = ending
+        .requests
+        .iter()
+        .filter(|r| r.action == "reset" || r.action == "stop")
+        .collect();
     if posts.len() > 1 {
         wrong.push(format!("Proxmox got {} resets in one episode", posts.len()));
     }
@@ -50,6 +54,10 @@ pub fn judge(ending: &Ending) -> (&'static str, Vec<String>) {
                 post.time
             ));
         }
+    }
+    let last = ending.events.iter().rfind(|e| e.vmid == VICTIM_ID);
+    if last.is_some_and(|e| e.after == GuestState::Off) {
+        wrong.push(format!("VM {VICTIM_ID} was stopped and not started again"));
     }
     let delivered = !resets.is_empty();
     let outcome = record(ending, delivered, &posts, &mut wrong);
@@ -191,7 +199,14 @@ mod tests {
     #[test]
     fn each_wrong_end_is_told() {
         type Change = Box<dyn FnOnce(&mut Ending)>;
-        let table: [(&str, Change); 10] = [
+        let table: [(&str, Change); 11] = [
+            (
+                "not started again",
+                Box::new(|e| {
+                    e.events[0].event = GuestEventKind::PowerOff;
+                    e.events[0].after = GuestState::Off;
+                }),
+            ),
             (
                 "2 resets in one episode",
                 Box::new(|e| e.requests.push(post("2026-01-01T00:00:20Z"))),

@@ -34,6 +34,9 @@ struct Options {
     /// A second controller stands by, and takes over.
     #[arg(long)]
     two: bool,
+    /// The VM is powered off and on instead of reset: then a start is owed, whatever goes wrong. Each row takes a minute longer, for which the VM must run.
+    #[arg(long)]
+    power_cycle: bool,
     /// Labs side by side. One needs about 1 GiB.
     #[arg(long, default_value_t = 4)]
     cells: usize,
@@ -61,7 +64,7 @@ fn run(options: &Options) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let handle = runtime.handle();
     println!("The story, without harm:");
-    let mut first = Cell::start(handle.clone(), options.two)?;
+    let mut first = Cell::start(handle.clone(), options.two, options.power_cycle)?;
     let story = first.play(None)?;
     table::print_story(&story);
     if !story.wrong.is_empty() {
@@ -76,7 +79,7 @@ fn run(options: &Options) -> Result<bool> {
     let failures = Mutex::new(Vec::new());
     let work = |cell: Option<Cell>| {
         let played = || -> Result<()> {
-            let mut cell = cell.map_or_else(|| Cell::start(handle.clone(), options.two), Ok)?;
+            let mut cell = cell.map_or_else(|| Cell::start(handle.clone(), options.two, options.power_cycle), Ok)?;
             loop {
                 // The lock is not to be held while the story is played.
                 let next = lock(&todo).pop_front();

@@ -42,6 +42,7 @@ pub fn label(request: &Request) -> String {
         return name.to_owned();
     }
     let path = request.path.trim_end_matches("/status");
+    // Of Proxmox's paths, the last word but one is `status`.
     let object: Vec<&str> = path.rsplit('/').take(2).collect();
     let what = match object.as_slice() {
         ["events", ..] => "create Event".to_owned(),
@@ -49,7 +50,7 @@ pub fn label(request: &Request) -> String {
         [_, "vmresets"] => format!("{} VMReset", verb(request)),
         [_, "managedvms"] => format!("{} ManagedVM", verb(request)),
         [_, "events"] => "patch Event".to_owned(),
-        _ if request.path.ends_with("/status/reset") => "POST reset to Proxmox".to_owned(),
+        [action, "status"] => format!("POST {action} to Proxmox"),
         _ => format!("{} {}", request.method, request.path),
     };
     let fields = request.status_fields();
