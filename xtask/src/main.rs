@@ -32,7 +32,7 @@ enum Command {
     /// A whole Defib with 1,000 simulated agents, under hangs, kills and outages; afterwards its logs are audited by the ten rules.
     #[command(disable_help_flag = true)]
     Soak(Arguments),
-    /// Many whole Defibs in virtual time, one a seed, in which everything goes wrong; each is judged by seventeen rules.
+    /// Many whole Defibs in virtual time, one a seed, in which everything goes wrong; each is judged by eighteen rules.
     #[command(disable_help_flag = true)]
     Simulate(Arguments),
     /// Searches, guided by coverage, for inputs that break what must hold of a parser. Needs cargo-fuzz.

@@ -48,7 +48,7 @@ const LINT: [Run; 4] = [
 ];
 
 /// Programs and tests are built by one command over the whole workspace: with any other choice, features differ and most is built twice.
-const TESTS: [Run; 6] = [
+const TESTS: [Run; 7] = [
     Run {
         what: "programs and tests",
         program: "cargo",
@@ -63,6 +63,11 @@ const TESTS: [Run; 6] = [
         what: "the workspace",
         program: "cargo",
         args: &["test", "--locked", "--workspace", "--no-fail-fast", "--", "--test-threads", "2"],
+    },
+    Run {
+        what: "a thousand worlds in virtual time, each lived through twice",
+        program: "cargo",
+        args: &["xtask", "simulate", "--seeds", "1000", "--twice"],
     },
     Run {
         what: "the demo's story",

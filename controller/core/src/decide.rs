@@ -233,6 +233,11 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         Some(Gate::Blocked(b)) => Some(b),
         _ => None,
     };
+    // Of a VM that is to be started.
+    let again = match (&next, &power) {
+        (Next::Nothing, Power::Blocked(b)) => b.opens_after.unwrap_or(soon(o)).max(Duration::from_secs(1)),
+        _ => Duration::MAX,
+    };
     Decision {
         conditions: words::conditions(o, &vital, life, &next, blocked, &power, now),
         identity: identity(status).or(o.uuid_in_proxmox),
@@ -242,7 +247,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
         ask_ahead: ask_ahead(o, &vital, life, now),
-        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), &power, waits, now),
+        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), waits, now).min(again),
         manual_waits,
         next,
     }
@@ -322,7 +327,7 @@ fn begin(
         (request.metadata.name.clone().unwrap_or_default(), running)
     } else {
         let mut episode = running.filter(|_| !attempt.begins).unwrap_or_else(|| Episode {
-            id: base36(now.wall.as_millisecond()),
+            id: episode_id(o.vm.status.as_ref(), name, now),
             start_time: intent_time,
             attempts: 0,
             last_end_time: None,
@@ -420,7 +425,16 @@ pub fn would_reset_name(vm: &str, episode: &str) -> String {
     format!("{vm}-{episode}-observed")
 }
 
-/// Short, sortable, legal in a name, and not used twice for one VM: two episodes do not begin in one millisecond.
+/// Of the millisecond, and not used twice for one VM: two episodes do not begin in one, unless the clock was set back to that very one.
+fn episode_id(status: Option<&defib_api::ManagedVMStatus>, vm: &str, now: Now) -> String {
+    let recent = status.map_or(&[][..], |s| s.recent_resets.as_slice());
+    let used = |id: &str| recent.iter().any(|r| r.name.starts_with(&format!("{vm}-{id}-")));
+    let first = now.wall.as_millisecond();
+    let id = (first..).take(recent.len().saturating_add(1)).map(base36).find(|id| !used(id));
+    id.unwrap_or_else(|| base36(first))
+}
+
+/// Short, sortable, and legal in a name.
 fn base36(n: i64) -> String {
     let mut n = n.unsigned_abs();
     let mut digits = Vec::new();
@@ -432,18 +446,21 @@ fn base36(n: i64) -> String {
     digits.iter().rev().collect()
 }
 
+/// How soon a VM that waits behind a gate is looked at again: often enough to be helped soon, seldom enough to spare Proxmox's three workers.
+fn soon(o: &Observed<'_>) -> Duration {
+    (o.effective.timeout / 8).clamp(Duration::from_secs(1), Duration::from_secs(10))
+}
+
 fn check_after(
     o: &Observed<'_>,
     next: &Next,
     life: Life,
     blocked: Option<&Blocked>,
     manual: Option<&Blocked>,
-    power: &Power,
     waits: bool,
     now: Now,
 ) -> Duration {
-    // A VM that waits behind a gate is looked at again often enough to be helped soon, seldom enough to spare Proxmox's three workers.
-    let soon = (o.effective.timeout / 8).clamp(Duration::from_secs(1), Duration::from_secs(10));
+    let soon = soon(o);
     let mut after = match next {
         Next::Continue(Step::Leave { recheck } | Step::Verify { recheck, .. }) => *recheck,
         Next::Continue(Step::Search { .. } | Step::Poll { .. } | Step::TakeOver | Step::Finish(_))
@@ -467,9 +484,6 @@ fn check_after(
         });
         if manual.is_some() {
             after = after.min(soon);
-        }
-        if let Power::Blocked(blocked) = power {
-            after = after.min(blocked.opens_after.unwrap_or(soon).max(Duration::from_secs(1)));
         }
         if identity(o.vm.status.as_ref()).is_none() {
             after = after.min(Duration::from_secs(10));

@@ -27,6 +27,21 @@ const RECENT: usize = 20;
 /// never end, and writes that keep failing hold all VMs back.
 const ANSWER: usize = 256;
 
+/// The present as a journal sees it that has been watched unchanged for so long: its newest time is at least as old. A wall clock that was set back would make it lie
+/// ahead, and every deadline counted from it move along with the present.
+pub fn clock(current: &CurrentReset, unchanged: Duration, now: Now) -> Now {
+    let newest = current
+        .task_end_time
+        .max(current.sent_time)
+        .unwrap_or(current.intent_time)
+        .max(current.intent_time);
+    let least = newest.checked_add(unchanged).unwrap_or(now.wall);
+    Now {
+        wall: now.wall.max(least),
+        ..now
+    }
+}
+
 /// How long the task of an action may run.
 pub fn task_deadline(action: StepAction) -> Duration {
     match action {
@@ -95,6 +110,7 @@ pub fn next(current: &CurrentReset, me: &str, unchanged: Duration, vital: &Vital
             _ => Step::TakeOver,
         };
     }
+    let now = clock(current, unchanged, now);
     match (current.task_result, &current.upid) {
         (None, None) => Step::Search {
             since: current.intent_time,

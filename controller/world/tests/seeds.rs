@@ -1,4 +1,4 @@
-//! Some seeds, as many as a test may take time for. `cargo xtask simulate` lives through more.
+//! A few seeds, for the checks that only a debug build makes. `cargo xtask test` lives through a thousand more by `cargo xtask simulate`, in a release build.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,8 +8,8 @@
 use defib_world::plan::Plan;
 use defib_world::simulate::{Verdict, replay, simulate};
 
-/// One of each theme but the quietest.
-const SEEDS: std::ops::Range<u64> = 1..11;
+/// More of them would take minutes.
+const SEEDS: std::ops::Range<u64> = 1..7;
 
 fn live(seed: u64) -> Verdict {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -33,7 +33,7 @@ fn what_must_hold_holds_in_each_of_some_worlds() {
 
 #[test]
 fn a_seed_comes_out_the_same_each_time() {
-    for seed in [15, 32] {
+    for seed in [15] {
         let (one, two) = (live(seed), live(seed));
         assert_eq!(one.violations, two.violations, "{}", replay(seed));
         for (one, two) in one.transcript().lines().zip(two.transcript().lines()) {

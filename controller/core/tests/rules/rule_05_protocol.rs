@@ -3,7 +3,7 @@
 //! for 60 s. A `lastReceivedTime` newer than our observing-since that is not ours: `ManagedByAnother`, no decision.
 
 use crate::common::*;
-use defib_api::{CurrentReset, Outcome, TaskResult, Trigger};
+use defib_api::{CurrentReset, Outcome, RecentReset, TaskResult, Trigger};
 use defib_core::decide::Intent;
 use defib_core::journal::{Books, Change, FOREIGN_INTENT, INTENT_EXPIRES, Sent, Step, sent as after_sending};
 
@@ -166,4 +166,17 @@ fn a_heartbeat_that_another_defib_writes_stops_all_decisions() {
         due().with(|s| s.foreign_heartbeat = true),
         "ManagedByAnother",
     )]);
+}
+
+/// Two resets of one name would share a record. Only a clock that is set back to the very millisecond could make them.
+#[test]
+fn an_episode_has_no_name_that_was_used() {
+    let first = begun(&due()).current.name;
+    let again = due().status(|s| {
+        s.recent_resets = vec![RecentReset {
+            name: first.clone(),
+            time: wall(NOW as i64),
+        }];
+    });
+    assert_ne!(begun(&again).current.name, first);
 }

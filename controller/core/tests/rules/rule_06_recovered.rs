@@ -246,3 +246,20 @@ fn the_episode_ends_by_itself_when_the_vm_was_fresh_for_the_time() {
         assert_eq!(over(scene), expected, "{case}");
     }
 }
+
+/// The wall clock was set back by five minutes while the VM was to prove itself: the deadline does not wait until the clock is where it was.
+#[test]
+fn a_clock_that_was_set_back_does_not_keep_a_reset_under_way() {
+    let back = |unchanged: u64| {
+        silent().episode(1, 5_000).under_way(ended(TaskResult::OK)).with(|s| {
+            s.journal_unchanged = secs(unchanged);
+            s.now = at(NOW + 1 + unchanged);
+            s.now.wall = wall(NOW as i64 - 300);
+        })
+    };
+    assert!(matches!(back(DEADLINE - 1).step(), Step::Verify { .. }));
+    let Step::Finish(ending) = back(DEADLINE).step() else {
+        panic!("the deadline has passed")
+    };
+    assert_eq!(ending.outcome, Outcome::NotRecovered);
+}

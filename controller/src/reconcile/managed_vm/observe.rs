@@ -47,7 +47,7 @@ pub struct Facts {
     duplicate_of: Option<String>,
     alive_as: Option<String>,
     hold_lifted: Mono,
-    journal_unchanged: Duration,
+    pub journal_unchanged: Duration,
     would_reset_recorded: bool,
     weather: Weather,
     guest_agent_answered: bool,

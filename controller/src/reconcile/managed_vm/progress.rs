@@ -7,7 +7,7 @@ use super::observe::Facts;
 use super::{books, record};
 use defib_api::{CurrentReset, Outcome, StepAction};
 use defib_core::decide::Decision;
-use defib_core::journal::{Books, Change, Ending, Step, TaskEnd, polled, searched};
+use defib_core::journal::{Books, Change, Ending, Step, TaskEnd, clock, polled, searched};
 use defib_proxmox::{PowerAction, RunState, TaskExit, TaskStatus, Upid};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -43,7 +43,7 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
         };
         return withdraw(ctx, facts, &current, why).await.map(Progress::Moved);
     }
-    let now = ctx.clock.now();
+    let now = || clock(&current, facts.journal_unchanged, ctx.clock.now());
     match step {
         // Only the holder writes the record: one that is written here could outlast an intent that its holder is just taking back.
         Step::Leave { .. } => Ok(Progress::Waits(at_deadline(decision.check_after))),
@@ -75,11 +75,11 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
         }
         Step::Search { since } => {
             let found = search(ctx, facts, &current, *since).await;
-            changed(ctx, facts, &current, searched(&current, found, now)).await
+            changed(ctx, facts, &current, searched(&current, found, now())).await
         }
         Step::Poll { upid } => {
             let end = poll(facts, upid).await;
-            changed(ctx, facts, &current, polled(&current, end, ctx.clock.now())).await
+            changed(ctx, facts, &current, polled(&current, end, now())).await
         }
         Step::Finish(ending) => finish(ctx, facts, &current, ending).await.map(Progress::Moved),
     }
