@@ -13,7 +13,7 @@ pub struct Log {
     pub looks: Vec<(Time, usize, u64)>,
 }
 
-/// A report that was answered by 200.
+/// A report that was taken: answered by 200, or refused for its body though its key was right.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard {
     /// When.
@@ -24,4 +24,6 @@ pub struct Heard {
     pub process: usize,
     /// The agent said goodbye with it.
     pub goodbye: bool,
+    /// CPU and memory in use, in percent.
+    pub usage: (u32, u32),
 }

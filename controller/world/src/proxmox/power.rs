@@ -86,19 +86,35 @@ impl Cluster {
         if power == Power::Stopped {
             return refused(self, Error::NotRunning { vmid: Some(vmid) });
         }
-        let (takes, exit, effect) = if machine.lock.is_some() {
-            (200, "VM is locked (backup)", Effect::Refused)
-        } else if machine.monitor_hangs {
-            (5_000, "VM 100 qmp command 'system_reset' failed - got timeout", Effect::Nothing)
-        } else if self.trouble == Some(Trouble::WorkerDies) {
-            let did = chance::percent(chance::draw(self.seed, ("worker", vmid, now)), 50);
-            (300, "unexpected status", if did { Effect::Reset } else { Effect::Nothing })
-        } else if self.trouble == Some(Trouble::NoEffect) {
-            (300, "OK", Effect::Nothing)
-        } else if machine.reboot {
-            (300, "OK", Effect::Reset)
+        let killed = |did: bool| (300, "unexpected status".to_owned(), if did { Effect::Reset } else { Effect::Nothing });
+        let monitor = |what: &str| format!("VM {vmid} {what}");
+        let (takes, exit, effect) = if let Some(lock) = machine.lock {
+            (200, format!("VM is locked ({lock})"), Effect::Refused)
+        } else if machine.file_locked {
+            let exit = format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout");
+            (10_000, exit, Effect::Refused)
+        } else if machine.monitor_hangs || self.trouble == Some(Trouble::MonitorLate) {
+            (5_000, monitor("qmp command 'system_reset' failed - got timeout"), Effect::Nothing)
         } else {
-            (300, "OK", Effect::Stopped)
+            match self.trouble {
+                Some(Trouble::MonitorRefuses) => {
+                    let exit = format!("qmp command 'system_reset' failed - unable to connect to VM {vmid} qmp socket - timeout after 51 retries");
+                    (8_000, monitor(&exit), Effect::Nothing)
+                }
+                Some(Trouble::WorkerDies) => killed(chance::percent(chance::draw(self.seed, ("worker", vmid, now)), 50)),
+                Some(Trouble::KilledAndDone) => killed(true),
+                Some(Trouble::KilledAndNotDone) => killed(false),
+                Some(Trouble::NoEffect) => (300, "OK".into(), Effect::Nothing),
+                Some(Trouble::TaskFails) => (300, "something else went wrong".into(), Effect::Nothing),
+                trouble => {
+                    let effect = if machine.reboot { Effect::Reset } else { Effect::Stopped };
+                    match trouble {
+                        Some(Trouble::TaskWarns) => (300, "WARNINGS: 1".into(), effect),
+                        Some(Trouble::LongTask) => (70_000, "OK".into(), effect),
+                        _ => (300, "OK".into(), effect),
+                    }
+                }
+            }
         };
         match effect {
             Effect::Reset if power == Power::Running => machine.boot(now),

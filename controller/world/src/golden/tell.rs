@@ -1,0 +1,311 @@
+//! The story of a world in prose: what happened, and what Defib made of it.
+
+use crate::clock::{Time, WorldClock};
+use crate::evidence::{Evidence, Write, condition, text};
+use crate::proxmox::Effect;
+use regex::{Captures, Regex};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+/// A line: when, of whom, and what.
+type Line = (Time, String, String);
+
+/// The whole story.
+pub fn story(about: &str, e: &Evidence) -> String {
+    let mut lines: Vec<Line> = Vec::new();
+    let name = |vm: Option<usize>| vm.map_or(String::new(), |vm| e.plan.vms[vm].name.clone());
+    for (at, vm, text) in &e.log.lines {
+        lines.push((*at, name(*vm), text.clone()));
+    }
+    for w in &e.writes {
+        lines.extend(written(w).into_iter().map(|(whose, text)| (w.at, whose, text)));
+    }
+    for s in &e.posts {
+        lines.push((s.post.sent, name(Some(s.vm)), posted(s)));
+    }
+    for told in e.events.iter().filter(|told| !is_told_by_a_condition(e, told)) {
+        lines.push((told.at, told.about.clone(), format!("event {}: {}", told.reason, told.note)));
+    }
+    for vm in 0..e.plan.vms.len() {
+        lines.extend(heard(e, vm).into_iter().map(|(at, text)| (at, name(Some(vm)), text)));
+    }
+    lines.push((e.end, String::new(), "the end".into()));
+    lines.sort_by_key(|(at, _, _)| *at);
+    shorten(e, &mut lines);
+    let width = e.plan.vms.iter().map(|vm| vm.name.len()).max().unwrap_or_default();
+    let mut story = format!("{}\n\n", about.trim());
+    let names = Names::of(e);
+    for (at, whose, text) in lines {
+        let text = names.plain(&text);
+        let of_vm = e.plan.vms.iter().any(|vm| vm.name == whose);
+        let (who, text) = match (of_vm, whose.is_empty()) {
+            (true, _) => (whose.as_str(), text),
+            (false, true) => ("", text),
+            (false, false) => ("", format!("{}: {text}", names.plain(&whose))),
+        };
+        let (minutes, seconds) = (at.0 / 60_000, at.0 / 1000 % 60);
+        let _ = writeln!(story, "{minutes:02}:{seconds:02}  {who:width$}  {text}");
+    }
+    story
+}
+
+/// What a world begins with is the same almost everywhere, and is told in a line.
+fn shorten(e: &Evidence, lines: &mut Vec<Line>) {
+    lines.retain(|(at, whose, text)| *at > BEGINNING || !USUAL.contains(&(whose.as_str(), text.as_str())));
+    let alone = e.processes.len() == 1;
+    lines.retain_mut(|(_, _, text)| {
+        if alone {
+            *text = text.replace(" by process 0", "").replace("process 0 writes the intent", "intent");
+        }
+        true
+    });
+    for vm in &e.plan.vms {
+        let of_vm = |line: &&Line| line.1 == vm.name && line.0 < BEGINNING;
+        let armed = |line: &Line| line.2.starts_with("ResetAllowed True Armed");
+        let Some(until) = lines.iter().filter(of_vm).position(armed) else { continue };
+        let known = |line: &Line| {
+            let (first, second) = line.2.split_once(' ').unwrap_or_default();
+            SHOWN.contains(&first) && !second.starts_with("False") || first == "ResetAllowed" || line.2 == FIRST
+        };
+        if !lines.iter().filter(of_vm).take(until + 1).all(known) {
+            continue;
+        }
+        let mut count = 0;
+        lines.retain_mut(|line| {
+            if line.1 != vm.name || count > until {
+                return true;
+            }
+            count += 1;
+            if count == until + 1 {
+                line.2 = "is adopted, reports, and is armed".into();
+            }
+            count > until
+        });
+    }
+}
+
+/// By then all that is well has reported.
+const BEGINNING: Time = Time(10_000);
+const FIRST: &str = "its first report is taken";
+const USUAL: [(&str, &str); 4] = [
+    ("", "controller process 0 starts as defib-0"),
+    ("pve", "Ready True Connected"),
+    ("default", "Ready True Valid"),
+    (
+        "default",
+        "StormActive False Calm: no three VMs and no tenth of this policy fell silent within one time-out of each other",
+    ),
+];
+
+/// When a VM was heard of last before a silence, and when it was heard of again.
+fn heard(e: &Evidence, vm: usize) -> Vec<(Time, String)> {
+    let mut lines = Vec::new();
+    let heard: Vec<Time> = e.log.heard.iter().filter(|h| h.vm == vm).map(|h| h.at).collect();
+    if let Some(first) = heard.first() {
+        lines.push((*first, FIRST.to_owned()));
+    }
+    let missed = e.timeout(vm) / 2;
+    for pair in heard.windows(2) {
+        if let [last, next] = pair
+            && next.since(*last) > missed
+        {
+            lines.push((*last, "its last report for a while".to_owned()));
+            lines.push((*next, format!("it reports again, after {} s", next.since(*last).as_secs())));
+        }
+    }
+    if let Some(last) = heard.last().filter(|last| e.end.since(**last) > missed) {
+        lines.push((*last, "its last report".to_owned()));
+    }
+    lines
+}
+
+/// Its words are those of a condition that changed with it: told already.
+fn is_told_by_a_condition(e: &Evidence, told: &crate::evidence::Told) -> bool {
+    let conditions = |object: &Value| object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let same = |w: &&Write| w.name == told.about && w.at <= told.at && told.at.since(w.at).as_secs() < 5;
+    let shown = e.writes.iter().filter(same).filter_map(|w| w.after.as_ref());
+    shown
+        .flat_map(|object| conditions(object))
+        .any(|c| SHOWN.contains(&text(&c, "type")) && text(&c, "message") == told.note)
+}
+
+/// Conditions whose changes are told.
+const SHOWN: [&str; 5] = ["Ready", "HeartbeatFresh", "WithinThresholds", "ResetAllowed", "Adopted"];
+
+fn posted(s: &crate::evidence::Sent) -> String {
+    let came_of_it = match s.post.effect {
+        Effect::OnItsWay => "it is still on its way",
+        Effect::None => "it does not arrive",
+        Effect::Refused => "Proxmox refuses it",
+        Effect::Reset => "the machine is reset",
+        Effect::Nothing => "nothing happens to the guest",
+        Effect::Stopped => "QEMU ends: the machine is stopped",
+    };
+    format!("POST reset to {} by process {}: {came_of_it}", s.post.node, s.post.process)
+}
+
+/// What a write changes, in words, and of whom.
+fn written(w: &Write) -> Vec<(String, String)> {
+    let null = Value::Null;
+    let (before, after) = (w.before.as_deref().unwrap_or(&null), w.after.as_deref().unwrap_or(&null));
+    let lines = match w.resource.as_str() {
+        "managedvms" => of_vm(w, before, after),
+        "vmresets" => return of_reset(w, before, after),
+        _ => of_other(before, after),
+    };
+    lines.into_iter().map(|line| (w.name.clone(), line)).collect()
+}
+
+fn of_vm(w: &Write, before: &Value, after: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    if after.is_null() {
+        return vec!["its ManagedVM is gone".into()];
+    }
+    let (old, new) = (&before["status"]["currentReset"], &after["status"]["currentReset"]);
+    if new.is_object() && old["name"] != new["name"] {
+        let process = w.process.unwrap_or_default();
+        lines.push(format!(
+            "process {process} writes the intent: {} {}, step {}, attempt {}",
+            text(new, "action"),
+            text(new, "name"),
+            new["step"],
+            new["attempt"]
+        ));
+    }
+    for field in ["holder", "upid", "answer", "taskResult"] {
+        if new.is_object() && old["name"] == new["name"] && old[field] != new[field] {
+            let value = new[field].as_str().unwrap_or_default();
+            lines.push(format!("journal: {field} {value}"));
+        }
+    }
+    for type_ in SHOWN {
+        lines.extend(changed(type_, before, after));
+    }
+    let attempts = |object: &Value| object["status"]["episode"]["attempts"].as_u64();
+    if attempts(before).is_some() && attempts(after).is_none() {
+        lines.push("the episode is over".into());
+    }
+    if old.is_object() && new.is_null() {
+        lines.push(format!(
+            "the journal is cleared; {} automatic resets are remembered",
+            after["status"]["recentResets"].as_array().map_or(0, Vec::len)
+        ));
+    }
+    lines
+}
+
+/// A condition whose reason or status changed; of ResetAllowed, the message too.
+fn changed(type_: &str, before: &Value, after: &Value) -> Option<String> {
+    let new = condition(after, type_)?;
+    let old = condition(before, type_);
+    let same = |field: &str| old.is_some_and(|old| old[field] == new[field]);
+    let told = same("reason") && same("status") && (type_ != "ResetAllowed" || same("message"));
+    // Ready and the journal say so, and there is nothing to choose.
+    let told = told || (type_ == "ResetAllowed" && text(new, "reason") == "ResetUnderWay");
+    // The summary repeats the words of another condition.
+    let message = if type_ == "Ready" { "" } else { text(new, "message") };
+    let colon = if message.is_empty() { "" } else { ": " };
+    (!told).then(|| format!("{type_} {} {}{colon}{message}", text(new, "status"), text(new, "reason")))
+}
+
+fn of_reset(w: &Write, before: &Value, after: &Value) -> Vec<(String, String)> {
+    let whole = if after.is_null() { before } else { after };
+    let vm = text(&whole["spec"]["vmRef"], "name").to_owned();
+    let say = |line: String| vec![(vm.clone(), format!("VMReset {} {line}", w.name))];
+    if after.is_null() {
+        return say("is deleted".into());
+    }
+    let mut lines = Vec::new();
+    if before.is_null() && w.process.is_some() {
+        lines.extend(say(format!("is opened: {}", text(&after["spec"], "reason"))));
+    }
+    let (old, new) = (&before["status"], &after["status"]);
+    let message = text(new, "message");
+    if new["outcome"] != old["outcome"] && new["outcome"].is_string() {
+        lines.extend(say(format!("ends as {}: {message}", text(new, "outcome"))));
+        let evidence = shown(&new["evidence"]);
+        if text(new, "outcome") == "WouldReset" && !evidence.is_empty() {
+            lines.push((vm.clone(), format!("  seen: {evidence}")));
+        }
+    } else if new["state"] != old["state"] || (new["message"] != old["message"] && text(new, "state") == "Pending") {
+        let colon = if message.is_empty() { "" } else { ": " };
+        lines.extend(say(format!("is {}{colon}{message}", text(new, "state"))));
+        if before["status"]["evidence"] != new["evidence"] {
+            lines.push((vm, format!("  seen: {}", shown(&new["evidence"]))));
+        }
+    }
+    lines
+}
+
+/// What was seen before a reset, in a line.
+fn shown(evidence: &Value) -> String {
+    let Some(fields) = evidence.as_object() else {
+        return String::new();
+    };
+    // Times are told by the lines themselves.
+    let told = fields.iter().filter(|(name, _)| name.as_str() != "lastReceivedTime");
+    let value = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let shown: Vec<String> = told.map(|(name, field)| format!("{name} {}", value(field))).collect();
+    shown.join(", ")
+}
+
+fn of_other(before: &Value, after: &Value) -> Vec<String> {
+    ["Ready", "StormActive"].iter().filter_map(|type_| changed(type_, before, after)).collect()
+}
+
+/// Names that follow from times, put into plain words: a story must not change with a millisecond.
+struct Names {
+    episodes: BTreeMap<String, usize>,
+    uuids: BTreeMap<String, String>,
+}
+
+static TIME: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z").expect("a pattern"));
+static EPISODE: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"-([0-9a-z]{8})-(\d+|observed)\b").expect("a pattern"));
+static UPID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"UPID:([a-z0-9]+):0*([0-9A-F]+):[^:]*:[^:]*:(\w+):(\d+):[^:]*:").expect("a pattern"));
+static UUID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").expect("a pattern"));
+
+impl Names {
+    fn of(e: &Evidence) -> Self {
+        let mut episodes = BTreeMap::new();
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for w in e.writes.iter().filter(|w| w.resource == "vmresets" || w.resource == "managedvms") {
+            let intent = w.after.as_ref().map_or("", |o| text(&o["status"]["currentReset"], "name"));
+            for name in [w.name.as_str(), intent] {
+                let Some(found) = EPISODE.captures(name) else { continue };
+                let vm = name[..found.get(0).map_or(0, |m| m.start())].to_owned();
+                episodes.entry(found[1].to_owned()).or_insert_with(|| {
+                    let count = seen.entry(vm).or_default();
+                    *count += 1;
+                    *count
+                });
+            }
+        }
+        let mut uuids = BTreeMap::new();
+        for vm in &e.plan.vms {
+            let own = crate::world::uuid_of(vm.vmid);
+            uuids.insert(own.to_string(), format!("(uuid of {})", vm.vmid));
+            let other = uuid::Uuid::from_u128(own.as_u128() ^ 0xffff_0000);
+            uuids.insert(other.to_string(), "(another uuid)".to_owned());
+        }
+        Self { episodes, uuids }
+    }
+
+    fn plain(&self, text: &str) -> String {
+        let text = TIME.replace_all(text, |found: &Captures<'_>| {
+            WorldClock::world_time(&found[0]).map_or_else(|| "(before the world)".into(), |at| {
+                format!("{:02}:{:02}", at.0 / 60_000, at.0 / 1000 % 60)
+            })
+        });
+        let text = EPISODE.replace_all(&text, |found: &Captures<'_>| match self.episodes.get(&found[1]) {
+            Some(number) => format!("-e{number}-{}", &found[2]),
+            None => found[0].to_owned(),
+        });
+        let text = UPID.replace_all(&text, "task $2 on $1");
+        let known = |found: &Captures<'_>| self.uuids.get(&found[0]).cloned().unwrap_or_else(|| "(another uuid)".into());
+        UUID.replace_all(&text, known).into_owned()
+    }
+}
