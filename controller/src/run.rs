@@ -187,7 +187,10 @@ fn identity(options: &RunOptions) -> String {
     };
     // With the namespace: pods of two installations may have one name, and would take each other's journals for their own.
     let pod = || std::env::var("HOSTNAME").ok().or_else(host).unwrap_or_else(|| "defib".into());
-    options.identity.clone().unwrap_or_else(|| format!("{}/{}", options.namespace, pod()))
+    options
+        .identity
+        .clone()
+        .unwrap_or_else(|| format!("{}/{}", options.namespace, pod()))
 }
 
 /// How long to wait before our own Node is asked for again.

@@ -133,7 +133,13 @@ impl<'a> People<'a> {
             "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": object.name},
         });
         // A ManagedVM that is made again is as it was.
-        if let Some(plan) = self.world.plan.vms.iter().find(|vm| object.resource == "managedvms" && vm.name == object.name) {
+        if let Some(plan) = self
+            .world
+            .plan
+            .vms
+            .iter()
+            .find(|vm| object.resource == "managedvms" && vm.name == object.name)
+        {
             whole["spec"] = json!(self.vm(plan).spec);
         }
         json_merge(&mut whole, &fields);

@@ -188,14 +188,14 @@ impl Evidence {
                 last.is_some_and(|entry| entry.current.is_some())
             };
             let candidates: Vec<usize> = (0..plan.vms.len()).filter(of_machine).collect();
-            candidates.iter().find(|vm| intends(vm)).or(candidates.first()).copied().unwrap_or_default()
+            candidates
+                .iter()
+                .find(|vm| intends(vm))
+                .or(candidates.first())
+                .copied()
+                .unwrap_or_default()
         };
-        let posts = world
-            .pve()
-            .posts
-            .iter()
-            .map(|post| sent(post, vm_of(post), &journals))
-            .collect();
+        let posts = world.pve().posts.iter().map(|post| sent(post, vm_of(post), &journals)).collect();
         let processes = world
             .processes()
             .iter()

@@ -63,7 +63,8 @@ impl Process {
         };
         let alive = Arc::new(AtomicBool::new(true));
         let (pve, clock) = (world.pve.clone(), world.clock);
-        let proxmox = SimulatedProxmox::new(pve, clock, world.seed, index, alive.clone(), skew, Arc::downgrade(world)).broken(world.sabotage);
+        let proxmox =
+            SimulatedProxmox::new(pve, clock, world.seed, index, alive.clone(), skew, Arc::downgrade(world)).broken(world.sabotage);
         let own_node = Arc::new(OnceLock::new());
         if let Some(host) = world.own_host() {
             let uuid = world.pve().machines.get(&world.plan.vms[host].vmid).map(|m| m.uuid);

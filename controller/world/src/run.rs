@@ -119,4 +119,3 @@ fn revive(world: &Arc<World>, due: &mut BTreeMap<Time, Vec<Due>>) {
         }
     }
 }
-

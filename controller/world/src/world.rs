@@ -201,7 +201,11 @@ impl World {
         let mut waiting = lock(&self.waiting);
         let mut due = lock(&self.due);
         // Of what is planned for one point, each time one row of the same beginning: those that were written together happen together.
-        let Some(first) = waiting.iter().find(|(from, at, _)| *at == point && *from <= now).map(|(from, _, _)| *from) else {
+        let Some(first) = waiting
+            .iter()
+            .find(|(from, at, _)| *at == point && *from <= now)
+            .map(|(from, _, _)| *from)
+        else {
             return;
         };
         waiting.retain(|(from, at, event)| {
@@ -225,7 +229,14 @@ impl World {
         let of_this = |(whose, when): (usize, bool)| when == before && self.processes().get(process).is_some_and(|p| p.controller == whose);
         if planned.is_some_and(of_this) {
             lock(&self.weather).crash_at_post = None;
-            self.die(process, if before { "before it sends a POST" } else { "after it has sent a POST" });
+            self.die(
+                process,
+                if before {
+                    "before it sends a POST"
+                } else {
+                    "after it has sent a POST"
+                },
+            );
         }
     }
 

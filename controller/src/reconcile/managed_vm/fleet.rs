@@ -2,7 +2,7 @@
 
 use super::super::cache::Key;
 use super::super::context::{Context, FleetCounts, Width, vm_key};
-use super::observe::{cluster_of, found, policy_of};
+use super::observe::{alive_as, cluster_of, found, policy_of};
 use defib_api::ManagedVM;
 use defib_core::fleet::{Standing, lost, standing};
 use defib_core::life::Vital;
@@ -139,8 +139,13 @@ fn stands(ctx: &Context, vm: &ManagedVM, open: &mut HashMap<Key, bool>, now: Now
         since: listening.max(hold_lifted),
         listening,
     };
+    let standing = match standing(vm, &vital, paused, now) {
+        // A machine is ill once, however many ManagedVMs it has: it counts as the oldest, and not where it lives under another name.
+        Standing::Unhealthy if ctx.machines.older(vm).is_some() || alive_as(ctx, vm, &effective, now).is_some() => Standing::Apart,
+        standing => standing,
+    };
     Stands {
-        standing: standing(vm, &vital, paused, now),
+        standing,
         lost: lost(&vital, now),
         policy: effective.policy,
     }

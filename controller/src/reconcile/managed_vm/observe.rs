@@ -419,7 +419,7 @@ async fn read_vm(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Seen, de
 
 /// Another ManagedVM of the same machine that was heard of within the time-out: after a move to another name or namespace the agent may have the new key
 /// already, and the machine is alive.
-fn alive_as(ctx: &Context, vm: &ManagedVM, effective: &Effective, now: Now) -> Option<String> {
+pub fn alive_as(ctx: &Context, vm: &ManagedVM, effective: &Effective, now: Now) -> Option<String> {
     let heard = |(namespace, name): &Key| {
         let last = ctx.ledger.view(&VmKey::new(namespace.clone(), name.clone())).last_life;
         last.is_some_and(|at| now.mono.since(at) < effective.timeout)

@@ -58,7 +58,9 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
                 "VMReset {}: {} has not moved it for a minute, this process goes on with it",
                 current.name, current.holder
             );
-            ctx.events.publish(&facts.vm, EventType::Warning, "ResetTakenOver", &note).await;
+            ctx.events
+                .publish_of(&facts.vm, &current.name, EventType::Warning, "ResetTakenOver", &note)
+                .await;
             Ok(Progress::Moved(at_deadline(SOON)))
         }
         Step::Search { since } => {
@@ -159,7 +161,13 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
         Outcome::Failed | Outcome::Expired | Outcome::Superseded | Outcome::WouldReset => (EventType::Warning, "ResetFailed"),
     };
     ctx.events
-        .publish(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message))
+        .publish_of(
+            &facts.vm,
+            &current.name,
+            kind,
+            reason,
+            &format!("VMReset {}: {}", current.name, ending.message),
+        )
         .await;
     record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
     Ok(at_deadline(SOON))

@@ -165,13 +165,7 @@ fn policy(name: &str, patch: &Value) -> Result<PolicyPlan, String> {
     let mut spec = usual_policy();
     json_merge(&mut spec, patch);
     let typed: HealthPolicySpec = known(&spec)?;
-    let applies = effective(
-        &ManagedVMSpec::new("", 0),
-        Found::Policy {
-            name,
-            spec: &typed,
-        },
-    );
+    let applies = effective(&ManagedVMSpec::new("", 0), Found::Policy { name, spec: &typed });
     Ok(numbers(name, &applies, spec))
 }
 
@@ -188,7 +182,12 @@ fn numbers(name: &str, applies: &Effective, spec: Value) -> PolicyPlan {
         timeout: seconds(applies.timeout),
         grace: seconds(applies.startup_grace),
         attempts: applies.steps.iter().map(|step| step.max_attempts).sum(),
-        recovery: applies.steps.iter().map(|step| step.recovery_deadline_seconds).min().unwrap_or_default(),
+        recovery: applies
+            .steps
+            .iter()
+            .map(|step| step.recovery_deadline_seconds)
+            .min()
+            .unwrap_or_default(),
         max_resets: applies.max_resets,
         window: seconds(applies.window),
         stabilization: seconds(applies.stabilization),
@@ -276,7 +275,12 @@ fn dropped(given: &Value, kept: &Value, path: String) -> Option<String> {
 fn read_entry(entry: &Map<String, Value>, names: &[String], speech: &mut [Speech]) -> Result<(Time, Option<Point>, Event), String> {
     let mut entry = entry.clone();
     let at = entry.remove("at");
-    let seconds = |value: &Value| value.as_f64().filter(|s| *s >= 0.0).ok_or_else(|| format!("`at` is {value}, not seconds"));
+    let seconds = |value: &Value| {
+        value
+            .as_f64()
+            .filter(|s| *s >= 0.0)
+            .ok_or_else(|| format!("`at` is {value}, not seconds"))
+    };
     let time = |value: &Value| seconds(value).map(|s| Time((s * 1000.0) as u64));
     let point = match entry.remove("on") {
         None => None,

@@ -20,10 +20,18 @@ pub fn story(about: &str, e: &Evidence) -> String {
         lines.push((*at, name(*vm), text.clone()));
     }
     for w in &e.writes {
-        lines.extend(written(w).into_iter().map(|(whose, text)| (w.at, whose, text)));
+        let several = living(e, w.at) > 1;
+        let who = w.process.filter(|_| several).map_or(String::new(), |p| format!(" (process {p})"));
+        lines.extend(written(w).into_iter().map(|(whose, text)| (w.at, whose, text + &who)));
     }
     for s in &e.posts {
-        lines.push((s.post.sent, name(Some(s.vm)), posted(s)));
+        let several = living(e, s.post.sent) > 1;
+        let who = if several {
+            format!(" (process {})", s.post.process)
+        } else {
+            String::new()
+        };
+        lines.push((s.post.sent, name(Some(s.vm)), posted(s) + &who));
     }
     for told in e.events.iter().filter(|told| !is_told_by_a_condition(e, told)) {
         lines.push((told.at, told.about.clone(), format!("event {}: {}", told.reason, told.note)));
@@ -53,51 +61,61 @@ pub fn story(about: &str, e: &Evidence) -> String {
 
 /// What a world begins with is the same almost everywhere, and is told in a line.
 fn shorten(e: &Evidence, lines: &mut Vec<Line>) {
-    lines.retain(|(at, whose, text)| *at > BEGINNING || !USUAL.contains(&(whose.as_str(), text.as_str())));
-    let alone = e.processes.len() == 1;
-    lines.retain_mut(|(_, _, text)| {
-        if alone {
-            *text = text.replace(" by process 0", "").replace("process 0 writes the intent", "intent");
-        }
-        true
-    });
-    for vm in &e.plan.vms {
-        let of_vm = |line: &&Line| line.1 == vm.name && line.0 < BEGINNING;
-        let armed = |line: &Line| line.2.starts_with("ResetAllowed True Armed");
-        let Some(until) = lines.iter().filter(of_vm).position(armed) else { continue };
-        let known = |line: &Line| {
-            let (first, second) = line.2.split_once(' ').unwrap_or_default();
-            SHOWN.contains(&first) && !second.starts_with("False") || first == "ResetAllowed" || line.2 == FIRST
-        };
-        if !lines.iter().filter(of_vm).take(until + 1).all(known) {
+    let is_vm = |name: &str| e.plan.vms.iter().any(|vm| vm.name == name);
+    lines.retain(|(at, whose, text)| *at > BEGINNING || is_vm(whose) || !USUAL.iter().any(|usual| text.starts_with(usual)));
+    for vm in 0..e.plan.vms.len() {
+        let name = &e.plan.vms[vm].name;
+        if e.heard_before(vm, BEGINNING).is_none() {
             continue;
         }
-        let mut count = 0;
-        lines.retain_mut(|line| {
-            if line.1 != vm.name || count > until {
-                return true;
-            }
-            count += 1;
-            if count == until + 1 {
+        // What is so before the first report.
+        lines.retain(|(at, whose, text)| *at > BEGINNING || whose != name || !AT_FIRST.iter().any(|first| text.starts_with(first)));
+        let mut well = 0;
+        let part_of_it = |line: &Line| line.1 == *name && line.0 < BEGINNING && WELL.iter().any(|well| line.2.starts_with(well));
+        if lines.iter().filter(|line| part_of_it(line)).count() == WELL.len() {
+            lines.retain_mut(|line| {
+                if !part_of_it(line) {
+                    return true;
+                }
+                well += 1;
                 line.2 = "is adopted, reports, and is armed".into();
-            }
-            count > until
-        });
+                well == WELL.len()
+            });
+        }
     }
 }
 
 /// By then all that is well has reported.
 const BEGINNING: Time = Time(10_000);
 const FIRST: &str = "its first report is taken";
-const USUAL: [(&str, &str); 4] = [
-    ("", "controller process 0 starts as defib-0"),
-    ("pve", "Ready True Connected"),
-    ("default", "Ready True Valid"),
-    (
-        "default",
-        "StormActive False Calm: no three VMs and no tenth of this policy fell silent within one time-out of each other",
-    ),
+const USUAL: [&str; 4] = [
+    "controller process 0 starts as defib-0",
+    "Ready True Connected",
+    "Ready True Valid",
+    "StormActive False Calm",
 ];
+const AT_FIRST: [&str; 5] = [
+    "Ready Unknown NeverReported",
+    "HeartbeatFresh Unknown NeverReported",
+    "WithinThresholds True NoThresholds",
+    "ResetAllowed False NeverReported",
+    "Adopted Unknown ProxmoxUnreachable: Proxmox was not read yet",
+];
+const WELL: [&str; 5] = [
+    FIRST,
+    "Ready True Healthy",
+    "HeartbeatFresh True Fresh",
+    "ResetAllowed True Armed",
+    "Adopted True Adopted",
+];
+
+/// Processes that live at a moment.
+fn living(e: &Evidence, at: Time) -> usize {
+    e.processes
+        .iter()
+        .filter(|p| p.started <= at && p.ended.is_none_or(|end| at < end))
+        .count()
+}
 
 /// When a VM was heard of last before a silence, and when it was heard of again.
 fn heard(e: &Evidence, vm: usize) -> Vec<(Time, String)> {
@@ -143,7 +161,7 @@ fn posted(s: &crate::evidence::Sent) -> String {
         Effect::Nothing => "nothing happens to the guest",
         Effect::Stopped => "QEMU ends: the machine is stopped",
     };
-    format!("POST reset to {} by process {}: {came_of_it}", s.post.node, s.post.process)
+    format!("POST reset to {}: {came_of_it}", s.post.node)
 }
 
 /// What a write changes, in words, and of whom.
@@ -151,23 +169,22 @@ fn written(w: &Write) -> Vec<(String, String)> {
     let null = Value::Null;
     let (before, after) = (w.before.as_deref().unwrap_or(&null), w.after.as_deref().unwrap_or(&null));
     let lines = match w.resource.as_str() {
-        "managedvms" => of_vm(w, before, after),
+        "managedvms" => of_vm(before, after),
         "vmresets" => return of_reset(w, before, after),
         _ => of_other(before, after),
     };
     lines.into_iter().map(|line| (w.name.clone(), line)).collect()
 }
 
-fn of_vm(w: &Write, before: &Value, after: &Value) -> Vec<String> {
+fn of_vm(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     if after.is_null() {
         return vec!["its ManagedVM is gone".into()];
     }
     let (old, new) = (&before["status"]["currentReset"], &after["status"]["currentReset"]);
     if new.is_object() && old["name"] != new["name"] {
-        let process = w.process.unwrap_or_default();
         lines.push(format!(
-            "process {process} writes the intent: {} {}, step {}, attempt {}",
+            "intent: {} {}, step {}, attempt {}",
             text(new, "action"),
             text(new, "name"),
             new["step"],
@@ -252,7 +269,10 @@ fn shown(evidence: &Value) -> String {
 }
 
 fn of_other(before: &Value, after: &Value) -> Vec<String> {
-    ["Ready", "StormActive"].iter().filter_map(|type_| changed(type_, before, after)).collect()
+    ["Ready", "StormActive"]
+        .iter()
+        .filter_map(|type_| changed(type_, before, after))
+        .collect()
 }
 
 /// Names that follow from times, put into plain words: a story must not change with a millisecond.
@@ -296,9 +316,10 @@ impl Names {
 
     fn plain(&self, text: &str) -> String {
         let text = TIME.replace_all(text, |found: &Captures<'_>| {
-            WorldClock::world_time(&found[0]).map_or_else(|| "(before the world)".into(), |at| {
-                format!("{:02}:{:02}", at.0 / 60_000, at.0 / 1000 % 60)
-            })
+            WorldClock::world_time(&found[0]).map_or_else(
+                || "(before the world)".into(),
+                |at| format!("{:02}:{:02}", at.0 / 60_000, at.0 / 1000 % 60),
+            )
         });
         let text = EPISODE.replace_all(&text, |found: &Captures<'_>| match self.episodes.get(&found[1]) {
             Some(number) => format!("-e{number}-{}", &found[2]),

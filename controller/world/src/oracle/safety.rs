@@ -3,8 +3,8 @@
 use super::Found;
 use crate::clock::Time;
 use crate::evidence::{Evidence, Sent, text};
-use crate::record::Heard;
 use crate::proxmox::Power;
+use crate::record::Heard;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -158,7 +158,10 @@ pub fn budgets(e: &Evidence) -> Found {
             ));
         }
         let decided = s.entered.minus(Duration::from_secs(1));
-        let silent: Vec<usize> = (0..e.plan.vms.len()).filter(|vm| silent(e, *vm, decided, at)).collect();
+        let mut silent: Vec<usize> = (0..e.plan.vms.len()).filter(|vm| silent(e, *vm, decided, at)).collect();
+        // Of several ManagedVMs of one machine, one counts.
+        silent.sort_by_key(|vm| (e.plan.vms[*vm].vmid, *vm != s.vm));
+        silent.dedup_by_key(|vm| e.plan.vms[*vm].vmid);
         let of_policy = |vm: &&usize| e.plan.vms[**vm].policy == e.plan.vms[s.vm].policy;
         let population = e.plan.vms.iter().filter(|vm| vm.policy == e.plan.vms[s.vm].policy).count();
         let allowed = |population: usize, percent: u32| (population * percent as usize).div_ceil(100).max(1);
@@ -241,7 +244,9 @@ pub fn declared(e: &Evidence) -> Found {
         }
         let observe = |o: &Value| o["spec"]["resetPolicy"]["mode"] == "Observe";
         let name = &e.plan.vms[s.vm].name;
-        let own = e.object_at("managedvms", name, at).is_some_and(|o| o["spec"]["resetPolicy"]["mode"].is_string());
+        let own = e
+            .object_at("managedvms", name, at)
+            .is_some_and(|o| o["spec"]["resetPolicy"]["mode"].is_string());
         let by_policy = !own && e.all_the_time("healthpolicies", &e.policy(s.vm).name, long_ago, at, observe);
         if by_policy || e.all_the_time("managedvms", name, long_ago, at, observe) || e.plan.start.observe_only {
             say("it is only observed".into());

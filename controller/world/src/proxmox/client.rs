@@ -256,7 +256,11 @@ impl Proxmox for SimulatedProxmox {
             let cluster = self.lock();
             let node = |(name, up): (&String, &bool)| Node {
                 node: name.clone(),
-                status: if *up && !cluster.listed_offline.contains(name) { NodeState::Online } else { NodeState::Offline },
+                status: if *up && !cluster.listed_offline.contains(name) {
+                    NodeState::Online
+                } else {
+                    NodeState::Offline
+                },
                 ssl_fingerprint: None,
                 uptime: None,
             };

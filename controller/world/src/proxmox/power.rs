@@ -86,7 +86,13 @@ impl Cluster {
         if power == Power::Stopped {
             return refused(self, Error::NotRunning { vmid: Some(vmid) });
         }
-        let killed = |did: bool| (300, "unexpected status".to_owned(), if did { Effect::Reset } else { Effect::Nothing });
+        let killed = |did: bool| {
+            (
+                300,
+                "unexpected status".to_owned(),
+                if did { Effect::Reset } else { Effect::Nothing },
+            )
+        };
         let monitor = |what: &str| format!("VM {vmid} {what}");
         let (takes, exit, effect) = if let Some(lock) = machine.lock {
             (200, format!("VM is locked ({lock})"), Effect::Refused)
@@ -98,7 +104,8 @@ impl Cluster {
         } else {
             match self.trouble {
                 Some(Trouble::MonitorRefuses) => {
-                    let exit = format!("qmp command 'system_reset' failed - unable to connect to VM {vmid} qmp socket - timeout after 51 retries");
+                    let exit =
+                        format!("qmp command 'system_reset' failed - unable to connect to VM {vmid} qmp socket - timeout after 51 retries");
                     (8_000, monitor(&exit), Effect::Nothing)
                 }
                 Some(Trouble::WorkerDies) => killed(chance::percent(chance::draw(self.seed, ("worker", vmid, now)), 50)),

@@ -79,7 +79,11 @@ pub(super) fn describe(world: &World, event: &Event) -> (Option<usize>, String) 
         Event::Vanish(vm) => (Some(*vm), "it is destroyed in Proxmox".into()),
         Event::HidesUuid(vm, yes) => (
             Some(*vm),
-            on(yes, "its SMBIOS UUID is taken out of its options", "its SMBIOS UUID is in its options again"),
+            on(
+                yes,
+                "its SMBIOS UUID is taken out of its options",
+                "its SMBIOS UUID is in its options again",
+            ),
         ),
         Event::CutOff(vm, yes) => (
             Some(*vm),
@@ -88,7 +92,10 @@ pub(super) fn describe(world: &World, event: &Event) -> (Option<usize>, String) 
         Event::Speaks(vm, speech) => (Some(*vm), speaks(&world.speech(*vm), speech)),
         Event::Report(vm) => (Some(*vm), "its agent reports just now".into()),
         Event::Maintenance(node, yes) => (None, format!("node {node} is {}", on(yes, "in maintenance", "out of maintenance"))),
-        Event::Quorum(yes) => (None, on(yes, "the Proxmox cluster has quorum again", "the Proxmox cluster loses quorum")),
+        Event::Quorum(yes) => (
+            None,
+            on(yes, "the Proxmox cluster has quorum again", "the Proxmox cluster loses quorum"),
+        ),
         Event::ListedOffline(node, yes) => (
             None,
             format!("node {node} is listed as {}", on(yes, "offline, though it answers", "online again")),
@@ -97,10 +104,16 @@ pub(super) fn describe(world: &World, event: &Event) -> (Option<usize>, String) 
         Event::RunsIn(None) => (None, "Defib will run in no VM of this cluster".into()),
         Event::Declare(object) | Event::MakeReset(object) => (world.index_of(object), object.told.clone()),
         Event::Remove(resource, name) => (None, format!("{resource} {name} is deleted")),
-        Event::Deaf(yes) => (None, on(yes, "Defib cannot reach its own listener", "Defib reaches its own listener again")),
+        Event::Deaf(yes) => (
+            None,
+            on(yes, "Defib cannot reach its own listener", "Defib reaches its own listener again"),
+        ),
         Event::Shed => (None, "the receiver turns a report away: too many requests".into()),
         Event::LeaseTaken(yes) => (None, on(yes, "somebody else takes the Lease", "the Lease is given back")),
-        Event::StandStill(long) => (None, format!("the machine that Defib runs on stands still for {} s", long.as_secs())),
+        Event::StandStill(long) => (
+            None,
+            format!("the machine that Defib runs on stands still for {} s", long.as_secs()),
+        ),
         Event::CrashAtPost(controller, before) => (
             None,
             format!("controller {controller} will die {} its next POST", on(before, "before", "after")),
@@ -140,7 +153,12 @@ fn speaks(before: &Speech, now: &Speech) -> String {
     );
     say(
         before.supervised != now.supervised,
-        if now.supervised { "runs as a service" } else { "is started by hand" }.into(),
+        if now.supervised {
+            "runs as a service"
+        } else {
+            "is started by hand"
+        }
+        .into(),
     );
     say(
         before.body != now.body,
@@ -153,7 +171,10 @@ fn speaks(before: &Speech, now: &Speech) -> String {
     say(before.memory != now.memory, format!("reports memory {} %", now.memory));
     say(before.disk != now.disk, format!("reports disk {} %", now.disk));
     say(before.clock != now.clock, format!("has a clock that is wrong by {} s", now.clock));
-    say(before.uptime != now.uptime, format!("reports an uptime that is wrong by {} s", now.uptime));
+    say(
+        before.uptime != now.uptime,
+        format!("reports an uptime that is wrong by {} s", now.uptime),
+    );
     say(
         before.hostname != now.hostname,
         format!("calls itself {:?}", now.hostname.as_deref().unwrap_or("as ever")),

@@ -93,7 +93,9 @@ fn live(name: &str) -> Story {
         problem: None,
         allowed: BTreeMap::new(),
     };
-    let outcome = match Scenario::read(&text).and_then(|scenario| outcome(&scenario)) {
+    // A world that cannot be set up ends by a panic: the others are told all the same.
+    let lived = std::panic::catch_unwind(|| Scenario::read(&text).and_then(|scenario| outcome(&scenario)));
+    let outcome = match lived.unwrap_or_else(|_| Err("its world ended by a panic, see above".into())) {
         Ok(outcome) => outcome,
         Err(error) => {
             story.problem = Some(format!("{name}.yaml: {error}"));

@@ -3,9 +3,9 @@
 use super::SimulatedProxmox;
 use crate::chance::{draw, percent};
 use crate::clock::Time;
+use crate::plan::Point;
 use crate::proxmox::power::{Effect, Post};
 use crate::proxmox::{Cluster, Trouble};
-use crate::plan::Point;
 use crate::sabotage::Sabotage;
 use defib::reconcile::proxmox::{Asked, PowerConnection};
 use defib_proxmox::{Error, Upid, Vmid};
