@@ -407,13 +407,14 @@ async fn read_vm(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Seen, de
             told => told,
         }
     };
-    let (status, config, nodes, ha) = tokio::try_join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes(), ha)?;
+    // All are waited for: which of several that fail does so first is chance, and each other message would be a write.
+    let (status, config, nodes, ha) = tokio::join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes(), ha);
     Ok(Seen {
         node: node.to_owned(),
-        status,
-        config,
-        nodes,
-        ha,
+        status: status?,
+        config: config?,
+        nodes: nodes?,
+        ha: ha?,
     })
 }
 
