@@ -298,6 +298,9 @@ impl World {
 
     /// How long a controller that died stays away.
     pub fn stays_away(&self, process: usize) -> Duration {
+        if let Some(away) = self.plan.start.away {
+            return away;
+        }
         Duration::from_millis(500 + crate::chance::draw(self.seed, ("away", process)) % 12_000)
     }
 }

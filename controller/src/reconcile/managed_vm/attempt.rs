@@ -61,7 +61,6 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
     tracing::info!(vm = %facts.key, reset = current.name, ?outcome, "reset requested of Proxmox");
     ctx.metrics.reset_sent(&outcome);
     if !matches!(outcome, Sent::NotDelivered { .. } | Sent::Refused { .. }) {
-        ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
         let note = format!("VMReset {}, attempt {}: {}", current.name, current.attempt, intent.why);
         ctx.events
             .publish_of(&facts.vm, &current.name, EventType::Warning, "ResetSent", &note)

@@ -8,7 +8,7 @@ use defib_core::fleet::{Standing, lost, standing};
 use defib_core::life::Vital;
 use defib_core::policy::{Effective, effective, standing_pause};
 use defib_core::storm::{Lost, Sky, Weather, is_forgotten, weather};
-use defib_core::time::Now;
+use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -32,6 +32,14 @@ pub fn counts(ctx: &Context) -> Arc<FleetCounts> {
     let counts = Arc::new(count(ctx, cached.as_ref().map(|(_, c)| &c.skies), now));
     *cached = Some((now.mono, counts.clone()));
     counts
+}
+
+/// A reset has ended: the next count is made anew, or the VM itself would still be told of one under way.
+pub fn count_anew(ctx: &Context) {
+    let mut cached = ctx.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, _)) = cached.as_mut() {
+        *at = Mono(0);
+    }
 }
 
 fn count(ctx: &Context, before: Option<&HashMap<Width, Sky>>, now: Now) -> FleetCounts {

@@ -4,7 +4,7 @@ use super::super::context::Context;
 use super::super::{Error, at_deadline};
 use super::attempt::{Withdrawal, withdraw};
 use super::observe::Facts;
-use super::{books, record};
+use super::{books, fleet, record};
 use defib_api::{CurrentReset, Outcome};
 use defib_core::decide::Decision;
 use defib_core::journal::{Books, Change, Ending, Step, TaskEnd, polled, searched};
@@ -153,6 +153,9 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
     let now = ctx.clock.now();
     record::finish(ctx, &facts.vm, current, ending, now).await?;
     books::update(ctx, &facts.key, current, |books| books.finish(ending.outcome, now)).await?;
+    // Not when it was sent: a task that finds a lock takes it back, and one after the other would be sent without a pause.
+    ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
+    fleet::count_anew(ctx);
     ctx.metrics.reset_finished(ending.outcome);
     let (kind, reason) = match ending.outcome {
         Outcome::Recovered => (EventType::Normal, "Recovered"),

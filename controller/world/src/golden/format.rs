@@ -41,6 +41,8 @@ struct Setup {
     max_in_flight: Option<u32>,
     max_unhealthy: Option<IntOrPercent>,
     own_host: Option<String>,
+    /// How long a controller that died or was asked to end stays away, in seconds.
+    away: Option<u64>,
     /// When the world ends, in seconds.
     end: Option<u64>,
 }
@@ -135,6 +137,7 @@ impl Scenario {
                 observe_only: setup.observe_only,
                 max_unhealthy: setup.max_unhealthy.clone().unwrap_or_else(|| Start::default().max_unhealthy),
                 own_host,
+                away: setup.away.map(Duration::from_secs),
             },
         };
         let mut speech: Vec<Speech> = plan.vms.iter().map(|vm| vm.speech.clone()).collect();
@@ -285,12 +288,13 @@ fn read_entry(entry: &Map<String, Value>, names: &[String], speech: &mut [Speech
     let point = match entry.remove("on") {
         None => None,
         Some(Value::String(point)) => Some(match point.as_str() {
+            "look" => Point::Look,
             "intent" => Point::Intent,
             "open" => Point::Open,
             "post" => Point::Post,
-            other => return Err(format!("`on` is {other:?}, not intent, open or post")),
+            other => return Err(format!("`on` is {other:?}, not look, intent, open or post")),
         }),
-        Some(other) => return Err(format!("`on` is {other}, not intent, open or post")),
+        Some(other) => return Err(format!("`on` is {other}, not look, intent, open or post")),
     };
     let at = match (&at, point) {
         (Some(at), _) => time(at)?,

@@ -2,7 +2,7 @@
 
 use crate::clock::{Time, WorldClock};
 use crate::evidence::{Evidence, Write, condition, text};
-use crate::proxmox::Effect;
+use crate::proxmox::{Effect, Power};
 use regex::{Captures, Regex};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -157,6 +157,7 @@ fn posted(s: &crate::evidence::Sent) -> String {
         Effect::OnItsWay => "it is still on its way",
         Effect::None => "it does not arrive",
         Effect::Refused => "Proxmox refuses it",
+        Effect::Reset if s.post.power.is_some_and(|(power, _)| power != Power::Running) => "QEMU is in prelaunch, and nothing executes",
         Effect::Reset => "the machine is reset",
         Effect::Nothing => "nothing happens to the guest",
         Effect::Stopped => "QEMU ends: the machine is stopped",

@@ -132,6 +132,8 @@ pub struct Object {
 /// A point of a reset at which something may happen just then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
+    /// A VM is looked at in Proxmox, as its reset seems due.
+    Look,
     /// The journal has the intent, and the VMReset is being made.
     Intent,
     /// The connection to Proxmox is being opened.
@@ -149,6 +151,8 @@ pub struct Start {
     pub max_unhealthy: IntOrPercent,
     /// The machine that they run in.
     pub own_host: Option<usize>,
+    /// How long one that died stays away; none: it follows from the seed.
+    pub away: Option<Duration>,
 }
 
 impl Default for Start {
@@ -157,6 +161,7 @@ impl Default for Start {
             observe_only: false,
             max_unhealthy: IntOrPercent::Percent("50%".into()),
             own_host: None,
+            away: None,
         }
     }
 }

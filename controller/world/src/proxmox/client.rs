@@ -271,6 +271,7 @@ impl Proxmox for SimulatedProxmox {
 
     fn vm_status<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, VmStatus> {
         async move {
+            self.reach(Point::Look);
             self.read(&format!("/nodes/{node}/qemu/{vmid}/status/current"), Some(node)).await?;
             let now = self.clock.now();
             let mut cluster = self.lock();

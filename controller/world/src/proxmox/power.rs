@@ -112,7 +112,7 @@ impl Cluster {
                 Some(Trouble::KilledAndDone) => killed(true),
                 Some(Trouble::KilledAndNotDone) => killed(false),
                 Some(Trouble::NoEffect) => (300, "OK".into(), Effect::Nothing),
-                Some(Trouble::TaskFails) => (300, "something else went wrong".into(), Effect::Nothing),
+                Some(Trouble::TaskFails) => (300, "something else went wrong".into(), Effect::Refused),
                 trouble => {
                     let effect = if machine.reboot { Effect::Reset } else { Effect::Stopped };
                     match trouble {

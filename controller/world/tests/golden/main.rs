@@ -20,6 +20,11 @@ fn each_story_is_as_it_is_written() {
     for story in stories() {
         bad.extend(story.problem.clone());
     }
+    let mut slow: Vec<&Story> = stories().iter().collect();
+    slow.sort_by_key(|story| std::cmp::Reverse(story.took));
+    for story in slow.iter().take(5) {
+        println!("{:?} {}", story.took, story.name);
+    }
     assert!(bad.is_empty(), "{}\n{} of {} scenarios", bad.join("\n"), bad.len(), stories().len());
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 /// A scenario, and what came of it.
 pub struct Story {
@@ -14,6 +15,8 @@ pub struct Story {
     pub name: String,
     /// Violations of safety.
     pub violations: Vec<String>,
+    /// How long its world took.
+    pub took: Duration,
     /// What is not as it is written.
     pub problem: Option<String>,
     /// Status and reason of ResetAllowed of each VM, one after the other.
@@ -56,7 +59,9 @@ pub fn stories() -> &'static [Story] {
             for _ in 0..std::thread::available_parallelism().map_or(2, Into::into) {
                 scope.spawn(|| {
                     while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let story = live(name);
+                        let began = Instant::now();
+                        let mut story = live(name);
+                        story.took = began.elapsed();
                         done.lock().unwrap().push(story);
                     }
                 });
@@ -70,7 +75,7 @@ pub fn stories() -> &'static [Story] {
 }
 
 /// What a runtime can that the world itself cannot ask for.
-fn stand_still(long: std::time::Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+fn stand_still(long: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(tokio::time::advance(long))
 }
 
@@ -90,6 +95,7 @@ fn live(name: &str) -> Story {
     let mut story = Story {
         name: name.to_owned(),
         violations: Vec::new(),
+        took: Duration::ZERO,
         problem: None,
         allowed: BTreeMap::new(),
     };
