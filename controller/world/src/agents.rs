@@ -165,8 +165,11 @@ async fn deliver(world: &Arc<World>, vm: usize, report: Value) -> Option<Option<
     if answer.status() != StatusCode::OK {
         return None;
     }
-    world.heard(vm, process, goodbye, usage);
     let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await.ok()?;
     let answer: Value = serde_json::from_slice(&body).ok()?;
+    // A report that is older than what is known is answered well, and moves nothing.
+    if answer["accepted"] != 0 {
+        world.heard(vm, process, goodbye, usage);
+    }
     Some(answer["nextReportSeconds"].as_u64().map(Duration::from_secs))
 }

@@ -72,6 +72,7 @@ impl World {
                     guest_agent_runs: true,
                     monitor_hangs: false,
                     file_locked: false,
+                    unseen: false,
                     shows_uuid: true,
                     started: Default::default(),
                     guest: Guest::Works,

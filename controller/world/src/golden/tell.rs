@@ -34,7 +34,12 @@ pub fn story(about: &str, e: &Evidence) -> String {
         lines.push((s.post.sent, name(Some(s.vm)), posted(s) + &who));
     }
     for told in e.events.iter().filter(|told| !is_told_by_a_condition(e, told)) {
-        lines.push((told.at, told.about.clone(), format!("event {}: {}", told.reason, told.note)));
+        let note = if is_told_by_its_vmreset(e, told) {
+            String::new()
+        } else {
+            format!(": {}", told.note)
+        };
+        lines.push((told.at, told.about.clone(), format!("event {}{note}", told.reason)));
     }
     for vm in 0..e.plan.vms.len() {
         lines.extend(heard(e, vm).into_iter().map(|(at, text)| (at, name(Some(vm)), text)));
@@ -149,6 +154,16 @@ fn is_told_by_a_condition(e: &Evidence, told: &crate::evidence::Told) -> bool {
         .any(|c| SHOWN.contains(&text(&c, "type")) && text(&c, "message") == told.note)
 }
 
+/// Its words are those of a VMReset: why it was opened, or how it ended.
+fn is_told_by_its_vmreset(e: &Evidence, told: &crate::evidence::Told) -> bool {
+    let of_reset = |w: &&Write| w.resource == "vmresets" && w.at <= told.at && told.note.contains(&w.name);
+    let mut objects = e.writes.iter().filter(of_reset).filter_map(|w| w.after.as_ref());
+    objects.any(|o| {
+        let (why, end) = (text(&o["spec"], "reason"), text(&o["status"], "message"));
+        (!why.is_empty() && told.note.ends_with(why)) || (!end.is_empty() && told.note.ends_with(end))
+    })
+}
+
 /// Conditions whose changes are told.
 const SHOWN: [&str; 5] = ["Ready", "HeartbeatFresh", "WithinThresholds", "ResetAllowed", "Adopted"];
 
@@ -193,7 +208,8 @@ fn of_vm(before: &Value, after: &Value) -> Vec<String> {
         ));
     }
     for field in ["holder", "upid", "answer", "taskResult"] {
-        if new.is_object() && old["name"] == new["name"] && old[field] != new[field] {
+        let plain = field == "taskResult" && new[field] == "OK";
+        if new.is_object() && old["name"] == new["name"] && old[field] != new[field] && !plain {
             let value = new[field].as_str().unwrap_or_default();
             lines.push(format!("journal: {field} {value}"));
         }
@@ -202,6 +218,17 @@ fn of_vm(before: &Value, after: &Value) -> Vec<String> {
         lines.extend(changed(type_, before, after));
     }
     let attempts = |object: &Value| object["status"]["episode"]["attempts"].as_u64();
+    // The words of another condition, or the intent, say so.
+    if let Some(ready) = lines.iter().position(|line| line.starts_with("Ready ")) {
+        let reason = lines[ready].split(' ').nth(2).unwrap_or_default().to_owned();
+        let others = lines.iter().enumerate().filter(|(n, _)| *n != ready).any(|(_, line)| {
+            let mut words = line.split(' ');
+            SHOWN.contains(&words.next().unwrap_or_default()) && words.nth(1).is_some_and(|word| word.trim_end_matches(':') == reason)
+        });
+        if others || matches!(reason.as_str(), "Resetting" | "Recovering") {
+            lines.remove(ready);
+        }
+    }
     if attempts(before).is_some() && attempts(after).is_none() {
         lines.push("the episode is over".into());
     }
@@ -247,12 +274,11 @@ fn of_reset(w: &Write, before: &Value, after: &Value) -> Vec<(String, String)> {
         if text(new, "outcome") == "WouldReset" && !evidence.is_empty() {
             lines.push((vm.clone(), format!("  seen: {evidence}")));
         }
+    } else if text(new, "state") == "Running" {
+        lines.push((vm, format!("  seen: {}", shown(&new["evidence"]))));
     } else if new["state"] != old["state"] || (new["message"] != old["message"] && text(new, "state") == "Pending") {
         let colon = if message.is_empty() { "" } else { ": " };
         lines.extend(say(format!("is {}{colon}{message}", text(new, "state"))));
-        if before["status"]["evidence"] != new["evidence"] {
-            lines.push((vm, format!("  seen: {}", shown(&new["evidence"]))));
-        }
     }
     lines
 }
@@ -326,7 +352,7 @@ impl Names {
             Some(number) => format!("-e{number}-{}", &found[2]),
             None => found[0].to_owned(),
         });
-        let text = UPID.replace_all(&text, "task $2 on $1");
+        let text = UPID.replace_all(&text, "#$2 on $1");
         let known = |found: &Captures<'_>| self.uuids.get(&found[0]).cloned().unwrap_or_else(|| "(another uuid)".into());
         UUID.replace_all(&text, known).into_owned()
     }

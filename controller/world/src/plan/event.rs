@@ -82,6 +82,8 @@ pub enum Event {
     GuestAgent(usize, bool),
     /// It is destroyed in Proxmox.
     Vanish(usize),
+    /// The token may not see it, or may again.
+    Unseen(usize, bool),
     /// Its SMBIOS UUID is taken out of its configuration, or put in again.
     HidesUuid(usize, bool),
     /// No report of this machine gets through, or they do again.

@@ -230,7 +230,7 @@ impl Proxmox for SimulatedProxmox {
             let mut cluster = self.lock();
             let rows = cluster.list(now);
             let known = |row: &super::Listed| {
-                let machine = cluster.machines.get(&row.vmid)?;
+                let machine = cluster.machines.get(&row.vmid).filter(|m| !m.unseen)?;
                 Some(VmResource {
                     vmid: row.vmid,
                     node: machine.node.clone(),

@@ -36,6 +36,8 @@ pub struct Machine {
     pub monitor_hangs: bool,
     /// Another task holds the lock on its configuration file.
     pub file_locked: bool,
+    /// The token may not see it.
+    pub unseen: bool,
     /// Its SMBIOS UUID is in its configuration.
     pub shows_uuid: bool,
     /// When QEMU started.

@@ -77,6 +77,10 @@ pub(super) fn describe(world: &World, event: &Event) -> (Option<usize>, String) 
             on(yes, "its QEMU guest agent is started", "its QEMU guest agent is stopped"),
         ),
         Event::Vanish(vm) => (Some(*vm), "it is destroyed in Proxmox".into()),
+        Event::Unseen(vm, yes) => (
+            Some(*vm),
+            on(yes, "the token may not see it any more", "the token may see it again"),
+        ),
         Event::HidesUuid(vm, yes) => (
             Some(*vm),
             on(

@@ -136,6 +136,7 @@ pub(super) async fn happen(world: &Arc<World>, event: Event, due: &mut BTreeMap<
         Event::Vanish(vm) => {
             world.pve().machines.remove(&world.plan.vms[vm].vmid);
         }
+        Event::Unseen(vm, on) => machine(vm, &|m| m.unseen = on),
         Event::HidesUuid(vm, on) => machine(vm, &|m| m.shows_uuid = !on),
         Event::CutOff(vm, on) => world.change_speech(vm, |s| s.gets_through = !on),
         Event::Speaks(vm, speech) => world.change_speech(vm, |s| {

@@ -8,6 +8,7 @@
     reason = "all of this is tests; clippy looks for the attribute on each function"
 )]
 
+mod coverage;
 mod diff;
 mod stories;
 
