@@ -33,6 +33,8 @@ pub struct Evidence {
     pub journals: Vec<Vec<Entry>>,
     /// Events that were published, in order.
     pub events: Vec<Told>,
+    /// Writes of controllers to the API server but for leases, in the order in which each sent them: which process, and whether it is a mere heartbeat.
+    pub sent_writes: Vec<(usize, bool)>,
 }
 
 /// An event of Kubernetes.
@@ -55,6 +57,8 @@ pub struct Told {
 pub struct Life {
     /// Name in lease and journal.
     pub name: String,
+    /// Which controller it is.
+    pub controller: usize,
     /// When it was started.
     pub started: Time,
     /// When it died, or was asked to end.
@@ -201,6 +205,7 @@ impl Evidence {
             .iter()
             .map(|p| Life {
                 name: world.name_of(p.controller),
+                controller: p.controller,
                 started: p.started,
                 ended: p.ended,
             })
@@ -215,6 +220,7 @@ impl Evidence {
             machines: world.pve().machines.clone(),
             journals,
             events: events(world),
+            sent_writes: sent_writes(world),
             plan,
         }
     }
@@ -292,6 +298,18 @@ impl Evidence {
         let skew = |(at, event): &(Time, Event)| *at < before && matches!(event, Event::Skew(..));
         self.plan.events.iter().any(skew)
     }
+}
+
+fn sent_writes(world: &World) -> Vec<(usize, bool)> {
+    let mut sent: Vec<_> = world.api.audit();
+    sent.retain(|entry| entry.call.verb.is_write() && entry.call.resource != "leases");
+    // Those that were sent together may have been carried out in another order.
+    sent.sort_by_key(|entry| entry.call.number);
+    let write = |entry: &crate::api_server::Entry| {
+        let beat = entry.body.as_ref().is_some_and(|body| !body["status"]["heartbeat"].is_null());
+        Some((process_of(&entry.call.client)?, beat))
+    };
+    sent.iter().filter_map(write).collect()
 }
 
 /// A repetition is a change of the event that was there.

@@ -2,7 +2,7 @@
 
 mod event;
 
-pub use event::{Body, Event, Key, Object, Point, Sender, Speech, Start};
+pub use event::{Body, CrashPoint, Event, Key, Object, Point, Sender, Speech, Start, WriteTo};
 
 use crate::chance::Dice;
 use crate::clock::Time;

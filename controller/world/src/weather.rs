@@ -2,7 +2,7 @@
 
 use crate::api_server::{Call, EventFault, EventInfo, Fault, Faults, Flow, Loss, Outcome, Verb};
 use crate::chance::{draw, percent};
-use crate::plan::Point;
+use crate::plan::{Point, WriteTo};
 use crate::sabotage::Sabotage;
 use crate::world::World;
 use std::sync::Weak;
@@ -140,10 +140,9 @@ impl Faults for Wind {
             world.reach(Point::Intent);
         }
         let write = call.verb.is_write() && call.resource != "leases";
-        if write && world.crashes_now(process) {
-            let Some((_, _, before)) = world.weather().crash else {
-                return fault;
-            };
+        let at_point = if write { world.crash_point(process, WriteTo::Api) } else { None };
+        let planned = (write && world.crashes_now(process)).then(|| world.weather().crash);
+        if let Some(before) = at_point.or_else(|| planned.flatten().map(|(_, _, before)| before)) {
             let when = if before { "before" } else { "after" };
             world.die(process, &format!("{when} the write of {} {name}", call.resource));
             fault.outcome = if before {

@@ -3,7 +3,7 @@
 use crate::agents::AgentState;
 use crate::api_server::ApiServer;
 use crate::clock::{Time, WorldClock};
-use crate::plan::{Event, Object, Plan, Point, Speech, Theme};
+use crate::plan::{CrashPoint, Event, Object, Plan, Point, Speech, Theme, WriteTo};
 use crate::process::Process;
 use crate::proxmox::{Cluster, Guest, Machine, Power};
 use crate::record::{Heard, Log};
@@ -11,6 +11,7 @@ use crate::sabotage::Sabotage;
 use crate::weather::{Weather, Wind};
 use defib::assembly::Keys;
 use defib::heartbeat::keys::{KeyRing, Master};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -38,6 +39,7 @@ pub struct World {
     /// Something is due because a reset came to a point.
     pub reached: Notify,
     own_host: Mutex<Option<usize>>,
+    counted: Mutex<BTreeMap<(usize, WriteTo), u32>>,
     waiting: Mutex<Vec<(Time, Point, Event)>>,
     due: Mutex<Vec<Event>>,
     weather: Mutex<Weather>,
@@ -94,6 +96,7 @@ impl World {
             died: Notify::new(),
             reached: Notify::new(),
             own_host: Mutex::new(plan.start.own_host),
+            counted: Mutex::default(),
             waiting: Mutex::new(plan.reached.clone()),
             due: Mutex::default(),
             weather: Mutex::default(),
@@ -239,6 +242,17 @@ impl World {
                 },
             );
         }
+    }
+
+    /// Counts a write of a process, and answers whether it dies there: before that is carried out, or after.
+    pub fn crash_point(&self, process: usize, to: WriteTo) -> Option<bool> {
+        let controller = self.processes().get(process)?.controller;
+        let mut counted = lock(&self.counted);
+        let count = counted.entry((controller, to)).or_default();
+        let number = *count;
+        *count += 1;
+        let here = |point: &&CrashPoint| point.controller == controller && point.to == to && point.number == number;
+        self.plan.start.crashes.iter().find(here).map(|point| point.before)
     }
 
     /// Whether this process is the one that dies at this write.

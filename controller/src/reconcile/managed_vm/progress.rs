@@ -41,6 +41,9 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
         return withdraw(ctx, facts, &current, why).await.map(Progress::Moved);
     }
     let now = ctx.clock.now();
+    if let (Step::Verify { .. } | Step::Finish(_), Some(ending)) = (step, record::ended(ctx, &facts.vm, &current)) {
+        return end(ctx, facts, &current, &ending).await.map(Progress::Moved);
+    }
     match step {
         // Only the holder writes the record: one that is written here could outlast an intent that its holder is just taking back.
         Step::Leave { .. } => Ok(Progress::Waits(at_deadline(decision.check_after))),
@@ -148,10 +151,15 @@ fn task_end(exit: &TaskExit) -> TaskEnd {
     }
 }
 
-/// The VMReset first, then the journal: a crash in between finds the reset still under way, and ends it once more with the same result.
+/// The VMReset first, then the journal: a crash in between finds the reset still under way and its record ended, and brings the journal to the same result.
 async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &Ending) -> Result<Action, Error> {
+    record::finish(ctx, &facts.vm, current, ending, ctx.clock.now()).await?;
+    end(ctx, facts, current, ending).await
+}
+
+/// What follows when its record has ended.
+async fn end(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &Ending) -> Result<Action, Error> {
     let now = ctx.clock.now();
-    record::finish(ctx, &facts.vm, current, ending, now).await?;
     books::update(ctx, &facts.key, current, |books| books.finish(ending.outcome, now)).await?;
     // Not when it was sent: a task that finds a lock takes it back, and one after the other would be sent without a pause.
     ctx.remember(&facts.key, |m| m.withdrawals = Default::default());

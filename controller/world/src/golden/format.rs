@@ -138,6 +138,7 @@ impl Scenario {
                 max_unhealthy: setup.max_unhealthy.clone().unwrap_or_else(|| Start::default().max_unhealthy),
                 own_host,
                 away: setup.away.map(Duration::from_secs),
+                crashes: Vec::new(),
             },
         };
         let mut speech: Vec<Speech> = plan.vms.iter().map(|vm| vm.speech.clone()).collect();
@@ -255,14 +256,17 @@ fn with_times(value: &Value) -> Value {
     }
 }
 
+/// Lists of the specs.
+const LISTS: [&str; 3] = ["pauses", "thresholds", "maintenanceWindows"];
+
 fn dropped(given: &Value, kept: &Value, path: String) -> Option<String> {
     match (given, kept) {
         (Value::Object(given), kept) => given.iter().find_map(|(name, field)| {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             match kept.get(name) {
                 Some(kept) => dropped(field, kept, path),
-                // What is empty is left out when it is written.
-                None if field.is_null() || field.as_array().is_some_and(Vec::is_empty) => None,
+                // A list that is empty is left out when it is written.
+                None if LISTS.contains(&name.as_str()) && field.as_array().is_some_and(Vec::is_empty) => None,
                 None => Some(path),
             }
         }),

@@ -1,6 +1,7 @@
 //! Scenarios that people write: setup and timeline in YAML, and what came of them in prose. A change of behaviour is reviewed as a change of that prose
 //! (`tests/golden`).
 
+pub mod crash;
 mod format;
 mod happening;
 mod tell;

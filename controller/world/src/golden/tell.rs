@@ -274,7 +274,7 @@ fn of_reset(w: &Write, before: &Value, after: &Value) -> Vec<(String, String)> {
         if text(new, "outcome") == "WouldReset" && !evidence.is_empty() {
             lines.push((vm.clone(), format!("  seen: {evidence}")));
         }
-    } else if text(new, "state") == "Running" {
+    } else if text(new, "state") == "Running" && text(old, "state") != "Running" {
         lines.push((vm, format!("  seen: {}", shown(&new["evidence"]))));
     } else if new["state"] != old["state"] || (new["message"] != old["message"] && text(new, "state") == "Pending") {
         let colon = if message.is_empty() { "" } else { ": " };

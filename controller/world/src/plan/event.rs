@@ -5,6 +5,8 @@ use crate::weather::{ApiTrouble, WatchTrouble};
 use defib_api::IntOrPercent;
 use serde::Deserialize;
 use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Something that happens.
@@ -144,6 +146,65 @@ pub enum Point {
     Post,
 }
 
+/// A write of a controller at which it dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CrashPoint {
+    /// Which controller.
+    pub controller: usize,
+    /// Of its writes to the API server, or of its POSTs to Proxmox.
+    pub to: WriteTo,
+    /// Which of them, counted from 0 over all its processes.
+    pub number: u32,
+    /// Before it is carried out, or after.
+    pub before: bool,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WriteTo {
+    /// To the API server. Leases are left out: they are written by the clock.
+    Api,
+    /// To Proxmox.
+    Proxmox,
+}
+
+impl fmt::Display for CrashPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = match self.to {
+            WriteTo::Api => "api",
+            WriteTo::Proxmox => "proxmox",
+        };
+        let when = if self.before { "before" } else { "after" };
+        write!(f, "{}:{to}:{}:{when}", self.controller, self.number)
+    }
+}
+
+impl FromStr for CrashPoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no point such as 0:api:12:before or 0:proxmox:0:after");
+        let parts: Vec<&str> = text.split(':').collect();
+        let [controller, to, number, when] = parts[..] else {
+            return Err(wrong());
+        };
+        Ok(Self {
+            controller: controller.parse().map_err(|_| wrong())?,
+            to: match to {
+                "api" => WriteTo::Api,
+                "proxmox" => WriteTo::Proxmox,
+                _ => return Err(wrong()),
+            },
+            number: number.parse().map_err(|_| wrong())?,
+            before: match when {
+                "before" => true,
+                "after" => false,
+                _ => return Err(wrong()),
+            },
+        })
+    }
+}
+
 /// How controllers are started.
 #[derive(Clone, Debug)]
 pub struct Start {
@@ -155,6 +216,8 @@ pub struct Start {
     pub own_host: Option<usize>,
     /// How long one that died stays away; none: it follows from the seed.
     pub away: Option<Duration>,
+    /// Where they die, beside what is planned.
+    pub crashes: Vec<CrashPoint>,
 }
 
 impl Default for Start {
@@ -164,6 +227,7 @@ impl Default for Start {
             max_unhealthy: IntOrPercent::Percent("50%".into()),
             own_host: None,
             away: None,
+            crashes: Vec::new(),
         }
     }
 }

@@ -9,7 +9,9 @@
 )]
 
 mod coverage;
+mod crashes;
 mod diff;
+mod reading;
 mod stories;
 
 use stories::{Story, stories};

@@ -1,7 +1,7 @@
 //! All scenarios, lived through once.
 
 use crate::diff::diff;
-use defib_world::golden::{Outcome, Scenario, play};
+use defib_world::golden::{Scenario, play};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,18 +75,18 @@ pub fn stories() -> &'static [Story] {
 }
 
 /// What a runtime can that the world itself cannot ask for.
-fn stand_still(long: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+pub fn stand_still(long: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(tokio::time::advance(long))
 }
 
-/// Lives through a scenario.
-pub fn outcome(scenario: &Scenario) -> Result<Outcome, String> {
+/// Lives through a world.
+pub fn on_a_runtime<T>(world: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(play(scenario, stand_still))
+    runtime.block_on(world)
 }
 
 fn live(name: &str) -> Story {
@@ -100,7 +100,7 @@ fn live(name: &str) -> Story {
         allowed: BTreeMap::new(),
     };
     // A world that cannot be set up ends by a panic: the others are told all the same.
-    let lived = std::panic::catch_unwind(|| Scenario::read(&text).and_then(|scenario| outcome(&scenario)));
+    let lived = std::panic::catch_unwind(|| Scenario::read(&text).and_then(|scenario| on_a_runtime(play(&scenario, stand_still))));
     let outcome = match lived.unwrap_or_else(|_| Err("its world ended by a panic, see above".into())) {
         Ok(outcome) => outcome,
         Err(error) => {

@@ -3,7 +3,7 @@
 use super::SimulatedProxmox;
 use crate::chance::{draw, percent};
 use crate::clock::Time;
-use crate::plan::Point;
+use crate::plan::{Point, WriteTo};
 use crate::proxmox::power::{Effect, Post};
 use crate::proxmox::{Cluster, Trouble};
 use crate::sabotage::Sabotage;
@@ -48,8 +48,13 @@ impl SimulatedProxmox {
                     age: sent.since(opened),
                 });
             }
-            if let Some(world) = self.world.upgrade() {
+            let world = self.world.upgrade();
+            let dies = world.as_ref().and_then(|world| world.crash_point(self.process, WriteTo::Proxmox));
+            if let Some(world) = &world {
                 world.dies_at_post(self.process, true);
+                if dies == Some(true) {
+                    world.die(self.process, "before it sends a POST");
+                }
             }
             if !self.alive.load(Ordering::Relaxed) {
                 return pending().await;
@@ -72,9 +77,13 @@ impl SimulatedProxmox {
                 (cluster.posts.len() - 1, cluster.trouble, cluster.is_up(node))
             };
             self.reach(Point::Post);
-            if let Some(world) = self.world.upgrade() {
+            if let Some(world) = &world {
                 world.dies_at_post(self.process, false);
+                if dies == Some(false) {
+                    world.die(self.process, "after it has sent a POST");
+                }
             }
+            drop(world);
             let drawn = draw(self.seed, ("post", self.process, vmid, sent));
             let arrives = sent.plus(Duration::from_millis(2 + drawn % 9));
             let ambiguous = |detail: &str| Error::Ambiguous {
