@@ -45,7 +45,7 @@ pub fn story(about: &str, e: &Evidence) -> String {
         lines.extend(heard(e, vm).into_iter().map(|(at, text)| (at, name(Some(vm)), text)));
     }
     lines.push((e.end, String::new(), "the end".into()));
-    lines.sort_by_key(|(at, _, _)| *at);
+    in_order(e, &mut lines);
     shorten(e, &mut lines);
     let width = e.plan.vms.iter().map(|vm| vm.name.len()).max().unwrap_or_default();
     let mut story = format!("{}\n\n", about.trim());
@@ -62,6 +62,19 @@ pub fn story(about: &str, e: &Evidence) -> String {
         let _ = writeln!(story, "{minutes:02}:{seconds:02}  {who:width$}  {text}");
     }
     story
+}
+
+/// In the order of time. What happens to several VMs in one second is told of one after the other: which of them is first by a millisecond means nothing, and is
+/// chance where they are equal.
+fn in_order(e: &Evidence, lines: &mut [Line]) {
+    let is_vm = |line: &Line| e.plan.vms.iter().any(|vm| vm.name == line.1);
+    // Of equal times, what happens to all comes first.
+    lines.sort_by(|a, b| (a.0, is_vm(a), &a.1).cmp(&(b.0, is_vm(b), &b.1)));
+    for second in lines.chunk_by_mut(|a, b| a.0.0 / 1000 == b.0.0 / 1000 && is_vm(a) == is_vm(b)) {
+        if second.first().is_some_and(is_vm) {
+            second.sort_by(|a, b| a.1.cmp(&b.1));
+        }
+    }
 }
 
 /// What a world begins with is the same almost everywhere, and is told in a line.
