@@ -1,6 +1,7 @@
 //! Each write of a scenario with the controller killed just before and just after it.
 
 use super::{Outcome, Scenario, play_plan};
+use crate::clock::Time;
 use crate::evidence::Evidence;
 use crate::oracle::{Violation, judge};
 use crate::plan::{CrashPoint, Plan, WriteTo};
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 /// The world goes on for so long, so that what was broken off can come to its end: a search of 100 s, a recovery, and another attempt.
 const AFTERWARDS: Duration = Duration::from_secs(300);
+/// So long after its start a process may still write what the one before it had written: a search takes 100 s.
+const MENDS: Duration = Duration::from_secs(150);
 /// Where the scenario says nothing else, who was killed comes back after so long.
 const AWAY: Duration = Duration::from_secs(4);
 
@@ -65,7 +68,13 @@ pub fn points(e: &Evidence) -> Vec<CrashPoint> {
 pub fn violations(without: &Evidence, with: &Evidence) -> Vec<Violation> {
     let known: BTreeSet<_> = judge(without).into_iter().map(|v| (v.oracle, v.vm)).collect();
     let mut found = judge(with);
-    // The cure of a VM may be late by the crash (L3).
-    found.retain(|v| v.oracle != "L3" && (v.oracle.starts_with('S') || !known.contains(&(v.oracle, v.vm))));
+    let after_a_crash = |at: Time| with.processes.iter().any(|p| p.started <= at && at.since(p.started) < MENDS);
+    found.retain(|v| match v.oracle {
+        // What a search found to be lost is written once more.
+        "S9" => !after_a_crash(v.at),
+        // The cure of a VM may be late by the crash.
+        "L3" => false,
+        oracle => oracle.starts_with('S') || !known.contains(&(oracle, v.vm)),
+    });
     found
 }
