@@ -13,7 +13,7 @@ use std::time::Duration;
 const AFTERWARDS: Duration = Duration::from_secs(300);
 /// So long after its start a process may still write what the one before it had written: a search takes 100 s.
 const MENDS: Duration = Duration::from_secs(150);
-/// Where the scenario says nothing else, who was killed comes back after so long.
+/// Who was killed comes back after so long, whatever the scenario says: one that stays away brings nothing to its end.
 const AWAY: Duration = Duration::from_secs(4);
 
 /// The plan of a scenario in which controllers die at these points.
@@ -24,7 +24,7 @@ pub fn plan(scenario: &Scenario, crashes: &[CrashPoint]) -> Result<Plan, String>
     let mut plan = scenario.plan()?;
     plan.calm = plan.end;
     plan.end = plan.end.plus(AFTERWARDS);
-    plan.start.away.get_or_insert(AWAY);
+    plan.start.away = Some(AWAY);
     plan.start.crashes = crashes.to_vec();
     Ok(plan)
 }
