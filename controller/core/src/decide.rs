@@ -17,7 +17,9 @@ use crate::steps::{self, Attempt, Choice};
 use crate::storm::Weather;
 use crate::time::{Mono, Now, seconds, to_millis};
 use crate::window::Windows;
-use defib_api::{CurrentReset, Episode, Evidence, GuestAgentCheck, ManagedVM, Metric, ProxmoxClusterSpec, Threshold, Trigger, VMReset};
+use defib_api::{
+    CurrentReset, Episode, Evidence, GuestAgentCheck, ManagedVM, Metric, ProxmoxClusterSpec, Threshold, ThresholdAction, Trigger, VMReset,
+};
 use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
@@ -247,7 +249,9 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
         awaited: matches!(life, Life::Silent { .. } | Life::Grace { .. } | Life::Fresh { heard: false, .. }) || current.is_some(),
         armed: !matches!(life, Life::Unarmed(_)),
         ask_ahead: ask_ahead(o, &vital, life, now),
-        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), waits, now).min(again),
+        check_after: check_after(o, &next, life, automatic.as_ref(), manual_waits.as_ref(), waits, now)
+            .min(again)
+            .min(threshold_due(&vital, now)),
         manual_waits,
         next,
     }
@@ -516,6 +520,18 @@ fn check_after(
         after = after.min(o.effective.stabilization);
     }
     after.max(Duration::from_millis(20))
+}
+
+/// When a threshold that resets may have been exceeded for long enough, as far as it was witnessed.
+fn threshold_due(vital: &Vital<'_>, now: Now) -> Duration {
+    let resets = vital
+        .heartbeat
+        .over_since
+        .iter()
+        .filter(|(t, _)| t.action == ThresholdAction::Reset);
+    let due = resets.map(|(threshold, at)| (*at).max(vital.since).plus(seconds(threshold.duration_seconds)));
+    let ahead = due.filter(|due| *due > now.mono).map(|due| due.since(now.mono));
+    ahead.min().unwrap_or(RESYNC)
 }
 
 fn fresh_since(o: &Observed<'_>) -> Option<Timestamp> {

@@ -1,6 +1,7 @@
 //! Kubernetes events: a courtesy to people. Conditions and VMResets are the record.
 
 use super::kube_api::DEADLINE;
+use defib_api::{ManagedVM, VMReset};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
@@ -34,6 +35,25 @@ impl Events {
 
     /// Publishes an event, and logs it. A failure is logged only.
     pub async fn publish<K: Resource<DynamicType = ()>>(&self, about: &K, kind: EventType, reason: &str, note: &str) {
+        self.publish_with(about, None, kind, reason, note).await;
+    }
+
+    /// The same of one of its VMResets. A repetition keeps the words of the first event: without the VMReset in it, those of the second attempt would be lost.
+    pub async fn publish_of(&self, vm: &ManagedVM, reset: &str, kind: EventType, reason: &str, note: &str) {
+        let reset = ObjectReference {
+            api_version: Some(VMReset::api_version(&()).into_owned()),
+            kind: Some(VMReset::kind(&()).into_owned()),
+            namespace: vm.namespace(),
+            name: Some(reset.to_owned()),
+            ..ObjectReference::default()
+        };
+        self.publish_with(vm, Some(reset), kind, reason, note).await;
+    }
+
+    async fn publish_with<K>(&self, about: &K, secondary: Option<ObjectReference>, kind: EventType, reason: &str, note: &str)
+    where
+        K: Resource<DynamicType = ()>,
+    {
         let reference: ObjectReference = about.object_ref(&());
         let name = format!("{}/{}", about.namespace().unwrap_or_default(), about.name_any());
         match kind {
@@ -45,7 +65,7 @@ impl Events {
             reason: reason.into(),
             note: Some(note[..note.floor_char_boundary(NOTE)].into()),
             action: reason.into(),
-            secondary: None,
+            secondary,
         };
         let published = tokio::time::timeout(DEADLINE, self.recorder().publish(&event, &reference)).await;
         match published {
@@ -73,7 +93,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "the helpers of tests fail their test")]
 
     use super::*;
-    use defib_api::ManagedVM;
     use http::{Method, Request, Response};
     use kube::client::Body;
     use std::sync::Arc;
@@ -123,6 +142,22 @@ mod tests {
         }
         publish("web-1").await;
         assert_eq!(last(), Some(Method::POST));
+    }
+
+    #[tokio::test]
+    async fn the_events_of_two_resets_of_a_vm_are_two() {
+        let (events, calls) = events();
+        for reset in ["web-1-a-1", "web-1-a-2"] {
+            events
+                .publish_of(&vm("web-1"), reset, EventType::Warning, "ResetSent", &format!("VMReset {reset}"))
+                .await;
+        }
+        let calls = calls.lock().unwrap();
+        let told: Vec<_> = calls
+            .iter()
+            .map(|(method, event)| (method.as_str(), event["note"].as_str().unwrap()))
+            .collect();
+        assert_eq!(told, [("POST", "VMReset web-1-a-1"), ("POST", "VMReset web-1-a-2")]);
     }
 
     #[tokio::test]

@@ -131,7 +131,8 @@ pub fn next_request(ctx: &Context, vm: &ManagedVM) -> Option<VMReset> {
         .filter_map(|r| r.0.as_ref().ok())
         .filter(|r| r.spec.vm_ref.name == name && r.namespace().as_deref() == Some(&namespace) && may_run(r, now))
         .filter(|r| superseded_by(ctx, r, Some(vm)).is_none())
-        .min_by_key(|r| created(r))
+        // Times of creation are whole seconds; the cache has no order of its own.
+        .min_by_key(|r| (created(r), r.name_any()))
         .cloned()
 }
 

@@ -40,6 +40,9 @@ impl fmt::Display for Time {
     }
 }
 
+/// What a right wall clock shows when the world begins.
+const BEGINNING: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
 /// Reads the time.
 #[derive(Clone, Copy, Debug)]
 pub struct WorldClock {
@@ -67,9 +70,15 @@ impl WorldClock {
         self.start + Duration::from_millis(time.0)
     }
 
+    /// The moment of the world at which a right wall clock shows this; none where it is no time, or one before the world.
+    pub fn world_time(text: &str) -> Option<Time> {
+        let shown: Timestamp = text.parse().ok()?;
+        let since = shown.as_millisecond() - BEGINNING.as_millisecond();
+        u64::try_from(since).ok().map(Time)
+    }
+
     /// What a right wall clock shows then.
     pub fn wall(&self, time: Time) -> Timestamp {
-        let beginning = Timestamp::constant(1_800_000_000, 0);
-        beginning + SignedDuration::from_millis(time.0 as i64)
+        BEGINNING + SignedDuration::from_millis(time.0 as i64)
     }
 }

@@ -1,6 +1,7 @@
 //! What people declare: the objects of a world, and how they change.
 
-use crate::plan::{PolicyPlan, VmPlan};
+use crate::clock::Time;
+use crate::plan::{Object, PolicyPlan, VmPlan};
 use crate::world::{NAMESPACE, World};
 use defib_api::{
     Budget, Corroborate, HealthPolicy, HealthPolicySpec, HeartbeatSettings, IntOrPercent, ManagedVM, ManagedVMSpec, Mode, NameRef, Pause,
@@ -8,12 +9,13 @@ use defib_api::{
 };
 use jiff::SignedDuration;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -49,7 +51,7 @@ impl<'a> People<'a> {
         self.api::<K>().create(&PostParams::default(), object).await.expect("created");
     }
 
-    async fn change<K>(&self, name: &str, change: serde_json::Value)
+    async fn change<K>(&self, name: &str, change: Value)
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -82,7 +84,12 @@ impl<'a> People<'a> {
         ))
         .await;
         for plan in &self.world.plan.policies {
-            self.create(&policy(plan)).await;
+            if plan.spec.is_null() {
+                self.create(&policy(plan)).await;
+            } else {
+                let spec = serde_json::from_value(self.timed(&plan.spec)).expect("it was read when the plan was made");
+                self.create(&HealthPolicy::new(&plan.name, spec)).await;
+            }
         }
         for plan in &self.world.plan.vms {
             self.create(&self.vm(plan)).await;
@@ -90,6 +97,10 @@ impl<'a> People<'a> {
     }
 
     fn vm(&self, plan: &VmPlan) -> ManagedVM {
+        if !plan.spec.is_null() {
+            let spec = serde_json::from_value(self.timed(&plan.spec)).expect("it was read when the plan was made");
+            return ManagedVM::new(&plan.name, spec);
+        }
         let policy = &self.world.plan.policies[plan.policy].name;
         let spec = ManagedVMSpec {
             policy_ref: Some(NameRef { name: policy.clone() }),
@@ -97,6 +108,87 @@ impl<'a> People<'a> {
             ..ManagedVMSpec::new(CLUSTER, plan.vmid)
         };
         ManagedVM::new(&plan.name, spec)
+    }
+
+    /// Changes an object, or makes it.
+    pub async fn declare_object(&self, object: &Object) {
+        match object.resource {
+            "managedvms" => self.merge::<ManagedVM>(object).await,
+            "healthpolicies" => self.merge::<HealthPolicy>(object).await,
+            _ => self.merge::<ProxmoxCluster>(object).await,
+        }
+    }
+
+    async fn merge<K>(&self, object: &Object)
+    where
+        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let fields = self.timed(&object.fields);
+        let api = self.api::<K>();
+        if api.get_opt(&object.name).await.expect("read").is_some() {
+            let changed = api.patch(&object.name, &PatchParams::default(), &Patch::Merge(&fields)).await;
+            changed.expect("what a scenario declares is taken");
+            return;
+        }
+        let mut whole = json!({
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": object.name},
+        });
+        // A ManagedVM that is made again is as it was.
+        if let Some(plan) = self
+            .world
+            .plan
+            .vms
+            .iter()
+            .find(|vm| object.resource == "managedvms" && vm.name == object.name)
+        {
+            whole["spec"] = json!(self.vm(plan).spec);
+        }
+        json_merge(&mut whole, &fields);
+        let whole: K = serde_json::from_value(whole).expect("an object");
+        self.create(&whole).await;
+    }
+
+    /// Makes a VMReset.
+    pub async fn make(&self, object: &Object) {
+        let mut whole = self.timed(&object.fields);
+        whole["apiVersion"] = json!(VMReset::api_version(&()));
+        whole["kind"] = json!(VMReset::kind(&()));
+        let reset: VMReset = serde_json::from_value(whole).expect("a VMReset");
+        self.create(&reset).await;
+    }
+
+    /// Deletes an object.
+    pub async fn remove(&self, resource: &str, name: &str) {
+        let params = DeleteParams::default();
+        let gone = match resource {
+            "managedvms" => self.api::<ManagedVM>().delete(name, &params).await.map(drop),
+            "healthpolicies" => self.api::<HealthPolicy>().delete(name, &params).await.map(drop),
+            "vmresets" => self.api::<VMReset>().delete(name, &params).await.map(drop),
+            _ => self.api::<ProxmoxCluster>().delete(name, &params).await.map(drop),
+        };
+        gone.expect("deleted");
+        self.world.api.collect_garbage();
+    }
+
+    /// Writes another holder into the Lease, or nobody.
+    pub async fn take_lease(&self, on: bool) {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), self.world.lease_namespace(0));
+        let holder = if on { "somebody-else" } else { "" };
+        let change = json!({"spec": {"holderIdentity": holder}});
+        let _ = leases.patch("defib", &PatchParams::default(), &Patch::Merge(change)).await;
+    }
+
+    /// With texts such as `@90` made into times.
+    fn timed(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => match text.strip_prefix('@').and_then(|s| s.parse::<i64>().ok()) {
+                Some(seconds) => json!(self.world.clock.wall(Time::default()) + SignedDuration::from_secs(seconds)),
+                None => value.clone(),
+            },
+            Value::Array(items) => items.iter().map(|item| self.timed(item)).collect(),
+            Value::Object(fields) => fields.iter().map(|(name, field)| (name.clone(), self.timed(field))).collect(),
+            _ => value.clone(),
+        }
     }
 
     /// Pauses a ManagedVM, or takes that back.
@@ -151,6 +243,25 @@ impl<'a> People<'a> {
             self.world.api.collect_garbage();
         } else {
             let _ = self.api::<ManagedVM>().create(&PostParams::default(), &self.vm(plan)).await;
+        }
+    }
+}
+
+/// A merge patch (RFC 7396).
+pub fn json_merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Some(object) = target.as_object_mut() else { return };
+    for (name, field) in fields {
+        if field.is_null() {
+            object.remove(name);
+        } else {
+            json_merge(object.entry(name.clone()).or_insert(Value::Null), field);
         }
     }
 }

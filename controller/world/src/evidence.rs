@@ -34,6 +34,25 @@ pub struct Evidence {
     pub machines: BTreeMap<u32, Machine>,
     /// The journal of each machine: each change of `currentReset`.
     pub journals: Vec<Vec<Entry>>,
+    /// Events that were published, in order.
+    pub events: Vec<Told>,
+    /// Writes of controllers to the API server but for leases, in the order in which each sent them: which process, and whether it is a mere heartbeat.
+    pub sent_writes: Vec<(usize, bool)>,
+}
+
+/// An event of Kubernetes.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// When.
+    pub at: Time,
+    /// Name of the object that it is about.
+    pub about: String,
+    /// `Normal` or `Warning`.
+    pub kind: String,
+    /// In a word.
+    pub reason: String,
+    /// In a sentence.
+    pub note: String,
 }
 
 /// A process.
@@ -41,6 +60,8 @@ pub struct Evidence {
 pub struct Life {
     /// Name in lease and journal.
     pub name: String,
+    /// Which controller it is.
+    pub controller: usize,
     /// When it was started.
     pub started: Time,
     /// When it died, or was asked to end.
@@ -166,19 +187,34 @@ impl Evidence {
             })
             .collect();
         let journals: Vec<Vec<Entry>> = (0..plan.vms.len()).map(|vm| journal(&writes, vm)).collect();
-        let vmids: BTreeMap<u32, usize> = plan.vms.iter().enumerate().map(|(n, vm)| (vm.vmid, n)).collect();
+        // Several ManagedVMs may name one machine: a POST is that of the one whose journal says so.
+        let vm_of = |post: &Post| {
+            let of_machine = |vm: &usize| plan.vms[*vm].vmid == post.vmid;
+            let intends = |vm: &usize| {
+                let last = journals[*vm].iter().rev().find(|entry| entry.at <= post.sent);
+                last.is_some_and(|entry| entry.current.is_some())
+            };
+            let candidates: Vec<usize> = (0..plan.vms.len()).filter(of_machine).collect();
+            candidates
+                .iter()
+                .find(|vm| intends(vm))
+                .or(candidates.first())
+                .copied()
+                .unwrap_or_default()
+        };
         let (first, follow_ups): (Vec<Post>, Vec<Post>) = world
             .pve()
             .posts
             .iter()
             .cloned()
             .partition(|post| !matches!(post.action, PowerAction::Start | PowerAction::Resume));
-        let posts = first.iter().map(|post| sent(post, vmids[&post.vmid], &journals)).collect();
+        let posts = first.iter().map(|post| sent(post, vm_of(post), &journals)).collect();
         let processes = world
             .processes()
             .iter()
             .map(|p| Life {
                 name: world.name_of(p.controller),
+                controller: p.controller,
                 started: p.started,
                 ended: p.ended,
             })
@@ -193,13 +229,16 @@ impl Evidence {
             processes,
             machines: world.pve().machines.clone(),
             journals,
+            events: events(world),
+            sent_writes: sent_writes(world),
             plan,
         }
     }
 
     /// The policy of a machine.
     pub fn policy(&self, vm: usize) -> &PolicyPlan {
-        &self.plan.policies[self.plan.vms[vm].policy]
+        let vm = &self.plan.vms[vm];
+        vm.own.as_ref().unwrap_or(&self.plan.policies[vm.policy])
     }
 
     /// The last report of a machine before a moment.
@@ -269,6 +308,33 @@ impl Evidence {
         let skew = |(at, event): &(Time, Event)| *at < before && matches!(event, Event::Skew(..));
         self.plan.events.iter().any(skew)
     }
+}
+
+fn sent_writes(world: &World) -> Vec<(usize, bool)> {
+    let mut sent: Vec<_> = world.api.audit();
+    sent.retain(|entry| entry.call.verb.is_write() && entry.call.resource != "leases");
+    // Those that were sent together may have been carried out in another order.
+    sent.sort_by_key(|entry| entry.call.number);
+    let write = |entry: &crate::api_server::Entry| {
+        let beat = entry.body.as_ref().is_some_and(|body| !body["status"]["heartbeat"].is_null());
+        Some((process_of(&entry.call.client)?, beat))
+    };
+    sent.iter().filter_map(write).collect()
+}
+
+/// A repetition is a change of the event that was there.
+fn events(world: &World) -> Vec<Told> {
+    let told = |c: crate::api_server::Committed| {
+        let event = c.after?;
+        Some(Told {
+            at: world.clock.of(c.at),
+            about: text(&event["regarding"], "name").to_owned(),
+            kind: text(&event, "type").to_owned(),
+            reason: text(&event, "reason").to_owned(),
+            note: text(&event, "note").to_owned(),
+        })
+    };
+    world.api.history(&["events"]).into_iter().filter_map(told).collect()
 }
 
 fn journal(writes: &[Write], vm: usize) -> Vec<Entry> {

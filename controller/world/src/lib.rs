@@ -16,6 +16,7 @@ pub mod chance;
 pub mod clock;
 pub mod declared;
 pub mod evidence;
+pub mod golden;
 pub mod oracle;
 pub mod plan;
 pub mod process;

@@ -1,10 +1,15 @@
 //! What happens in a world, and when: all of it follows from the seed, before anything runs.
 
+mod event;
+
+pub use event::{Body, CrashPoint, Event, Key, Object, Point, Sender, Speech, Start, WriteTo};
+
 use crate::chance::Dice;
 use crate::clock::Time;
 use crate::proxmox::Trouble;
 use crate::weather::{ApiTrouble, WatchTrouble};
 use defib_api::ResetAction;
+use serde_json::Value;
 use std::time::Duration;
 
 /// Trouble begins no sooner: by then all agents have reported.
@@ -37,6 +42,10 @@ pub struct Plan {
     pub end: Time,
     /// What happens, by time.
     pub events: Vec<(Time, Event)>,
+    /// What happens at a point of a reset, once, the first time that it is reached from this time on.
+    pub reached: Vec<(Time, Point, Event)>,
+    /// How the controllers are started.
+    pub start: Start,
 }
 
 /// What kind of trouble there is.
@@ -97,6 +106,12 @@ pub struct VmPlan {
     pub boot_takes: Duration,
     /// When its agent reports first.
     pub first_report: Duration,
+    /// What its agent reports.
+    pub speech: Speech,
+    /// The whole spec of its ManagedVM; null: none but its policy.
+    pub spec: Value,
+    /// What applies to it where that is not simply what its policy says.
+    pub own: Option<PolicyPlan>,
 }
 
 /// Settings of a policy.
@@ -130,6 +145,10 @@ pub struct PolicyPlan {
     pub max_unhealthy: u32,
     /// Seconds for which a guest that moves data holds a reset back.
     pub veto: u32,
+    /// Machines that may be unhealthy, in number: in place of the percentage.
+    pub most_unhealthy: Option<u32>,
+    /// The whole spec of the HealthPolicy; null: what is said above.
+    pub spec: Value,
 }
 
 impl PolicyPlan {
@@ -137,75 +156,6 @@ impl PolicyPlan {
     pub fn all_attempts(&self) -> u32 {
         self.guest_reboots + self.attempts + self.power_cycles
     }
-}
-
-/// Something that happens.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The guest hangs; so many resets do not cure it.
-    Hang(usize, u32),
-    /// Defib's agent dies; the guest works.
-    Mute(usize),
-    /// The agent runs again.
-    Unmute(usize),
-    /// The guest swaps, and nothing answers.
-    Thrash(usize),
-    /// The agent says goodbye.
-    Goodbye(usize),
-    /// The guest reboots by itself.
-    GuestReboot(usize),
-    /// Somebody stops it in Proxmox.
-    PowerOff(usize),
-    /// Somebody starts it.
-    PowerOn(usize),
-    /// Somebody pauses it in Proxmox, or lets it go on.
-    Freeze(usize, bool),
-    /// It is locked, or unlocked.
-    Lock(usize, Option<&'static str>),
-    /// HA is at work on it, or not.
-    Ha(usize, Option<&'static str>),
-    /// QEMU's monitor hangs, or not.
-    Monitor(usize, bool),
-    /// `reboot: 0`, or not.
-    Reboot(usize, bool),
-    /// It is on another node.
-    Move(usize),
-    /// Another machine has its VMID.
-    Reuse(usize),
-    /// A node goes down or comes up.
-    Node(&'static str, bool),
-    /// No report gets through, or they do again.
-    Cut(bool),
-    /// A person pauses a ManagedVM, or takes that back.
-    PauseVm(usize, bool),
-    /// The same with a policy.
-    PausePolicy(usize, bool),
-    /// The same with the ProxmoxCluster.
-    PauseCluster(bool),
-    /// A policy is set to Observe, or to Enforce.
-    Observe(usize, bool),
-    /// A person asks for a reset.
-    Request(usize, ResetAction),
-    /// A ManagedVM is deleted, and made again.
-    Delete(usize, bool),
-    /// Proxmox has trouble, or none.
-    Proxmox(Option<Trouble>),
-    /// The API server has.
-    Api(Option<ApiTrouble>),
-    /// Watches have.
-    Watch(Option<WatchTrouble>),
-    /// The past is forgotten: watches begin anew.
-    Compact,
-    /// A controller dies now.
-    Crash(usize),
-    /// It dies at its write after so many more: before or after that is carried out.
-    CrashAt(usize, u32, bool),
-    /// It is asked to end, and a new one is started.
-    Restart(usize),
-    /// The wall clock of a controller's machine is so many milliseconds wrong from now on.
-    Skew(usize, i64),
-    /// All trouble is over.
-    Calm,
 }
 
 impl Plan {
@@ -225,6 +175,9 @@ impl Plan {
                 is_to_run: dice.percent(30),
                 boot_takes: dice.seconds(4, 12),
                 first_report: if in_step { Duration::from_secs(4) } else { dice.seconds(2, 7) },
+                speech: Speech::default(),
+                spec: Value::Null,
+                own: None,
             })
             .collect();
         let mut plan = Self {
@@ -237,6 +190,8 @@ impl Plan {
             probe: PROBE,
             end: END,
             events: Vec::new(),
+            reached: Vec::new(),
+            start: Start::default(),
         };
         plan.machines(&mut dice);
         plan.trouble(&mut dice);
@@ -432,5 +387,7 @@ fn policy(dice: &mut Dice, name: &str) -> PolicyPlan {
         max_in_flight: dice.between(1, 2) as u32,
         max_unhealthy: dice.pick(&[20, 34, 50]),
         veto: dice.between(15, 60) as u32,
+        most_unhealthy: None,
+        spec: Value::Null,
     }
 }

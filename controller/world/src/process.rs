@@ -14,7 +14,6 @@ use defib::heartbeat::serving::Serving;
 use defib::metrics::Metrics;
 use defib::reconcile::Context;
 use defib::reconcile::vm_reset::start;
-use defib_api::IntOrPercent;
 use defib_core::fleet::Limits;
 use http::{Request, Response, StatusCode, header};
 use kube::Client;
@@ -64,7 +63,14 @@ impl Process {
             _ => world.api.client(&name),
         };
         let alive = Arc::new(AtomicBool::new(true));
-        let proxmox = SimulatedProxmox::new(world.pve.clone(), world.clock, world.seed, index, alive.clone(), skew).broken(world.sabotage);
+        let (pve, clock) = (world.pve.clone(), world.clock);
+        let proxmox =
+            SimulatedProxmox::new(pve, clock, world.seed, index, alive.clone(), skew, Arc::downgrade(world)).broken(world.sabotage);
+        let own_node = Arc::new(OnceLock::new());
+        if let Some(host) = world.own_host() {
+            let uuid = world.pve().machines.get(&world.plan.vms[host].vmid).map(|m| m.uuid);
+            uuid.map(|uuid| own_node.set(uuid));
+        }
         let registry = Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).expect("the first in its registry"));
         let assembly = Assembly::new(Setup {
@@ -74,12 +80,12 @@ impl Process {
             clock: Clock::wrong(world.clock.wall(world.clock.now()), skew),
             metrics,
             connect: Arc::new(move |_| Ok(Arc::new(proxmox.clone()))),
-            own_node: Arc::new(OnceLock::new()),
+            own_node,
             limits: Limits {
                 max_in_flight: world.plan.max_in_flight,
-                max_unhealthy: IntOrPercent::Percent("50%".into()),
+                max_unhealthy: world.plan.start.max_unhealthy.clone(),
             },
-            observe_only: false,
+            observe_only: world.plan.start.observe_only,
             poll: POLL,
             serving_every: Duration::from_millis(500),
         });
@@ -88,10 +94,14 @@ impl Process {
         let (stop, last) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(assembly.publisher().run(stop.clone()));
-        let (canary, itself, serves) = (world.canary(), router.clone(), serving.clone());
+        let (canary, itself, serves, around) = (world.canary(), router.clone(), serving.clone(), Arc::downgrade(world));
         let report = move || {
             let (router, canary, serving) = (itself.clone(), canary.clone(), serves.clone());
+            let deaf = around.upgrade().is_some_and(|world| world.weather().deaf);
             async move {
+                if deaf {
+                    return Err("connection refused".to_owned());
+                }
                 if !serving.is_serving() {
                     return Ok(false);
                 }

@@ -13,7 +13,7 @@ pub struct Log {
     pub looks: Vec<(Time, usize, u64)>,
 }
 
-/// A report that was answered by 200.
+/// A report that was taken: answered by 200, or refused for its body though its key was right.
 #[derive(Clone, Copy, Debug)]
 pub struct Heard {
     /// When.
@@ -26,4 +26,6 @@ pub struct Heard {
     pub goodbye: bool,
     /// The boot that it was in, by their number.
     pub boot: u32,
+    /// CPU and memory in use, in percent.
+    pub usage: (u32, u32),
 }

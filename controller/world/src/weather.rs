@@ -2,6 +2,7 @@
 
 use crate::api_server::{Call, EventFault, EventInfo, Fault, Faults, Flow, Loss, Outcome, Verb};
 use crate::chance::{draw, percent};
+use crate::plan::{Point, WriteTo};
 use crate::sabotage::Sabotage;
 use crate::world::World;
 use std::sync::Weak;
@@ -102,10 +103,14 @@ pub struct Weather {
     pub watch: Option<WatchTrouble>,
     /// No report gets through.
     pub cut: bool,
+    /// Reports of a controller to itself fail.
+    pub deaf: bool,
     /// All watches are told that the past is forgotten.
     pub flush: bool,
     /// A controller dies at a write: which one, after so many more, and whether before the write is carried out.
     pub crash: Option<(usize, u32, bool)>,
+    /// The same of its next POST.
+    pub crash_at_post: Option<(usize, bool)>,
 }
 
 /// Asks the world's weather about each request.
@@ -131,11 +136,13 @@ impl Faults for Wind {
             outcome: Outcome::Proceed,
             after: Duration::from_millis(1 + drawn / 16 % 8),
         };
+        if call.verb == Verb::Create && call.resource == "vmresets" {
+            world.reach(Point::Intent);
+        }
         let write = call.verb.is_write() && call.resource != "leases";
-        if write && world.crashes_now(process) {
-            let Some((_, _, before)) = world.weather().crash else {
-                return fault;
-            };
+        let at_point = if write { world.crash_point(process, WriteTo::Api) } else { None };
+        let planned = (write && world.crashes_now(process)).then(|| world.weather().crash);
+        if let Some(before) = at_point.or_else(|| planned.flatten().map(|(_, _, before)| before)) {
             let when = if before { "before" } else { "after" };
             world.die(process, &format!("{when} the write of {} {name}", call.resource));
             fault.outcome = if before {

@@ -61,10 +61,11 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, decision: &Decision, intent
     tracing::info!(vm = %facts.key, reset = current.name, action = current.action.as_str(), ?outcome, "requested of Proxmox");
     ctx.metrics.reset_sent(&outcome);
     if !matches!(outcome, Sent::NotDelivered { .. } | Sent::Refused { .. }) {
-        ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
         let (name, action) = (&current.name, current.action.as_str());
         let note = format!("VMReset {name}, attempt {} ({action}): {}", current.attempt, intent.why);
-        ctx.events.publish(&facts.vm, EventType::Warning, "ResetSent", &note).await;
+        ctx.events
+            .publish_of(&facts.vm, &current.name, EventType::Warning, "ResetSent", &note)
+            .await;
     }
     progress::apply(ctx, facts, current, sent(current, outcome, sent_at)).await
 }
@@ -89,7 +90,9 @@ pub async fn only_record(ctx: &Context, facts: &Facts, decision: &Decision, inte
             "VMReset {}: {}; nothing is done, as this VM is only observed",
             intent.current.name, intent.why
         );
-        ctx.events.publish(&facts.vm, EventType::Warning, "WouldReset", &note).await;
+        ctx.events
+            .publish_of(&facts.vm, &intent.current.name, EventType::Warning, "WouldReset", &note)
+            .await;
         record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
     }
     // By then the watch has brought the record.
@@ -206,6 +209,8 @@ pub async fn withdraw(ctx: &Context, facts: &Facts, current: &CurrentReset, why:
         "VMReset {} was taken back ({}): {}; it costs no attempt",
         current.name, why.reason, why.message
     );
-    ctx.events.publish(&facts.vm, EventType::Normal, "ResetWithdrawn", &note).await;
+    ctx.events
+        .publish_of(&facts.vm, &current.name, EventType::Normal, "ResetWithdrawn", &note)
+        .await;
     Ok(again(wait))
 }

@@ -2,13 +2,13 @@
 
 use super::super::cache::Key;
 use super::super::context::{Context, FleetCounts, Width, vm_key};
-use super::observe::{cluster_of, found, policy_of};
+use super::observe::{alive_as, cluster_of, found, policy_of};
 use defib_api::ManagedVM;
 use defib_core::fleet::{Standing, lost, standing};
 use defib_core::life::Vital;
 use defib_core::policy::{Effective, effective, standing_pause};
 use defib_core::storm::{Lost, Sky, Weather, is_forgotten, weather};
-use defib_core::time::Now;
+use defib_core::time::{Mono, Now};
 use defib_core::window::Windows;
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -32,6 +32,14 @@ pub fn counts(ctx: &Context) -> Arc<FleetCounts> {
     let counts = Arc::new(count(ctx, cached.as_ref().map(|(_, c)| &c.skies), now));
     *cached = Some((now.mono, counts.clone()));
     counts
+}
+
+/// A reset has ended: the next count is made anew, or the VM itself would still be told of one under way.
+pub fn count_anew(ctx: &Context) {
+    let mut cached = ctx.fleet.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, _)) = cached.as_mut() {
+        *at = Mono(0);
+    }
 }
 
 fn count(ctx: &Context, before: Option<&HashMap<Width, Sky>>, now: Now) -> FleetCounts {
@@ -139,8 +147,13 @@ fn stands(ctx: &Context, vm: &ManagedVM, open: &mut HashMap<Key, bool>, now: Now
         since: listening.max(hold_lifted),
         listening,
     };
+    let standing = match standing(vm, &vital, paused, now) {
+        // A machine is ill once, however many ManagedVMs it has: it counts as the oldest, and not where it lives under another name.
+        Standing::Unhealthy if ctx.machines.older(vm).is_some() || alive_as(ctx, vm, &effective, now).is_some() => Standing::Apart,
+        standing => standing,
+    };
     Stands {
-        standing: standing(vm, &vital, paused, now),
+        standing,
         lost: lost(&vital, now),
         policy: effective.policy,
     }

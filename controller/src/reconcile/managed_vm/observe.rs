@@ -413,19 +413,20 @@ async fn read_vm(client: &dyn Proxmox, node: &str, vmid: u32) -> Result<Seen, de
             told => told,
         }
     };
-    let (status, config, nodes, ha) = tokio::try_join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes(), ha)?;
+    // All are waited for: which of several that fail does so first is chance, and each other message would be a write.
+    let (status, config, nodes, ha) = tokio::join!(client.vm_status(node, vmid), client.vm_config(node, vmid), client.nodes(), ha);
     Ok(Seen {
         node: node.to_owned(),
-        status,
-        config,
-        nodes,
-        ha,
+        status: status?,
+        config: config?,
+        nodes: nodes?,
+        ha: ha?,
     })
 }
 
 /// Another ManagedVM of the same machine that was heard of within the time-out: after a move to another name or namespace the agent may have the new key
 /// already, and the machine is alive.
-fn alive_as(ctx: &Context, vm: &ManagedVM, effective: &Effective, now: Now) -> Option<String> {
+pub fn alive_as(ctx: &Context, vm: &ManagedVM, effective: &Effective, now: Now) -> Option<String> {
     let heard = |(namespace, name): &Key| {
         let last = ctx.ledger.view(&VmKey::new(namespace.clone(), name.clone())).last_life;
         last.is_some_and(|at| now.mono.since(at) < effective.timeout)

@@ -4,7 +4,7 @@ use super::super::context::Context;
 use super::super::{Error, at_deadline};
 use super::attempt::{Withdrawal, power_action, withdraw};
 use super::observe::Facts;
-use super::{books, record};
+use super::{books, fleet, record};
 use defib_api::{CurrentReset, Outcome, StepAction};
 use defib_core::decide::Decision;
 use defib_core::journal::{Books, Change, Ending, Step, TaskEnd, clock, polled, searched};
@@ -44,6 +44,9 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
         return withdraw(ctx, facts, &current, why).await.map(Progress::Moved);
     }
     let now = || clock(&current, facts.journal_unchanged, ctx.clock.now());
+    if let (Step::Verify { .. } | Step::Finish(_), Some(ending)) = (step, record::ended(ctx, &facts.vm, &current)) {
+        return end(ctx, facts, &current, &ending).await.map(Progress::Moved);
+    }
     match step {
         // Only the holder writes the record: one that is written here could outlast an intent that its holder is just taking back.
         Step::Leave { .. } => Ok(Progress::Waits(at_deadline(decision.check_after))),
@@ -70,7 +73,9 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
                 "VMReset {}: {} has not moved it for a minute, this process goes on with it",
                 current.name, current.holder
             );
-            ctx.events.publish(&facts.vm, EventType::Warning, "ResetTakenOver", &note).await;
+            ctx.events
+                .publish_of(&facts.vm, &current.name, EventType::Warning, "ResetTakenOver", &note)
+                .await;
             Ok(Progress::Moved(at_deadline(SOON)))
         }
         Step::Search { since } => {
@@ -190,17 +195,25 @@ fn task_end(exit: &TaskExit) -> TaskEnd {
     }
 }
 
-/// The VMReset first, then the journal: a crash in between finds the reset still under way, and ends it once more with the same result.
+/// The VMReset first, then the journal: a crash in between finds the reset still under way and its record ended, and brings the journal to the same result.
 async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &Ending) -> Result<Action, Error> {
+    record::finish(ctx, &facts.vm, current, ending, ctx.clock.now()).await?;
+    end(ctx, facts, current, ending).await
+}
+
+/// What follows when its record has ended.
+async fn end(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &Ending) -> Result<Action, Error> {
     let now = ctx.clock.now();
     if let Some(boot_id) = &ending.boot_id_after {
         ctx.ledger.caused(&facts.key, boot_id);
     }
-    record::finish(ctx, &facts.vm, current, ending, now).await?;
     books::update(ctx, &facts.key, current, |books| {
         books.finish(ending.outcome, &facts.effective.steps, now)
     })
     .await?;
+    // Not when it was sent: a task that finds a lock takes it back, and one after the other would be sent without a pause.
+    ctx.remember(&facts.key, |m| m.withdrawals = Default::default());
+    fleet::count_anew(ctx);
     ctx.metrics.reset_finished(ending.outcome);
     let (kind, reason) = match ending.outcome {
         Outcome::Recovered => (EventType::Normal, "Recovered"),
@@ -209,7 +222,13 @@ async fn finish(ctx: &Context, facts: &Facts, current: &CurrentReset, ending: &E
         Outcome::Failed | Outcome::Expired | Outcome::Superseded | Outcome::WouldReset => (EventType::Warning, "ResetFailed"),
     };
     ctx.events
-        .publish(&facts.vm, kind, reason, &format!("VMReset {}: {}", current.name, ending.message))
+        .publish_of(
+            &facts.vm,
+            &current.name,
+            kind,
+            reason,
+            &format!("VMReset {}: {}", current.name, ending.message),
+        )
         .await;
     record::retain(ctx, &facts.vm, facts.effective.reset_history_limit).await;
     Ok(at_deadline(SOON))

@@ -147,6 +147,23 @@ pub async fn progress(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> 
     write(ctx, vm, current, &wanted).await
 }
 
+/// How it has ended by its record, where the journal still has it: a process died between the two. What was told of it is not told otherwise.
+pub fn ended(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> Option<Ending> {
+    let (namespace, _) = key_of(vm);
+    let record: Option<VMReset> = super::super::cache::get(&ctx.resets, &namespace, &current.name);
+    let status = record?.status.filter(|s| s.state == Some(ResetState::Finished))?;
+    // Only what ends a reset that was sent, and this very one: a request that expired is another matter.
+    let of_this = status.intent_time == Some(current.intent_time) && status.task_end_time == current.task_end_time;
+    let outcome = status
+        .outcome
+        .filter(|o| matches!(o, Outcome::Recovered | Outcome::NotRecovered | Outcome::Failed | Outcome::Unknown))?;
+    of_this.then(|| Ending {
+        outcome,
+        message: status.message.unwrap_or_default(),
+        boot_id_after: status.boot_id_after,
+    })
+}
+
 /// Writes how it ended.
 ///
 /// # Errors

@@ -132,7 +132,12 @@ pub async fn reconcile(ctx: &Context, reset: &VMReset) -> Result<Action, Error> 
     let orphaned = !vm.as_ref().is_some_and(|vm| has_in_journal(vm, &name));
     let vm_of_proxmox = VmOfProxmox::find(ctx, reset, owed).await;
     let now = ctx.clock.now();
-    match pay(owed, stop_answered(reset, orphaned, now), &vm_of_proxmox.seen, now) {
+    let answered = match stop_answered(reset, orphaned, now) {
+        // Nobody else follows its task any more.
+        None if orphaned && vm_of_proxmox.stop_ended(reset).await => reset.status.as_ref().and_then(|s| s.sent_time.or(s.intent_time)),
+        known => known,
+    };
+    match pay(owed, answered, &vm_of_proxmox.seen, now) {
         Payment::Wait(wait) => {
             overdue(ctx, reset, owed, &vm_of_proxmox.seen, now).await?;
             Ok(at_deadline(wait))

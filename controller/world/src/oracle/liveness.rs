@@ -20,7 +20,9 @@ const STARTED: Duration = Duration::from_secs(60);
 
 /// Whether a machine reports, as far as it is known itself.
 fn lives(e: &Evidence, vm: usize) -> bool {
-    let machine = &e.machines[&e.plan.vms[vm].vmid];
+    let Some(machine) = e.machines.get(&e.plan.vms[vm].vmid) else {
+        return false;
+    };
     let heard = e.heard_before(vm, e.end).filter(|h| !h.goodbye);
     machine.power == Power::Running && machine.guest == Guest::Works && heard.is_some_and(|h| e.end.since(h.at) < e.timeout(vm) / 2)
 }
@@ -39,7 +41,7 @@ pub fn settles(e: &Evidence) -> Found {
         if status["currentReset"].is_object() {
             continue;
         }
-        let machine = &e.machines[&plan.vmid];
+        let Some(machine) = e.machines.get(&plan.vmid) else { continue };
         let fresh = condition(object, "HeartbeatFresh");
         let is_fresh = fresh.is_some_and(|c| text(c, "status") == "True");
         let silent = e

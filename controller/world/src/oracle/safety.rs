@@ -4,6 +4,7 @@ use super::Found;
 use crate::clock::Time;
 use crate::evidence::{Evidence, Sent, text};
 use crate::proxmox::Power;
+use crate::record::Heard;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +21,9 @@ pub fn witnessed_silence(e: &Evidence) -> Found {
     let mut found = Found::new();
     for s in automatic(e) {
         let (at, timeout) = (s.post.sent, e.timeout(s.vm));
+        if is_over_a_threshold(e, s) {
+            continue;
+        }
         if let Some(heard) = e.heard_before(s.vm, at)
             && at.since(heard.at) < timeout
         {
@@ -35,6 +39,21 @@ pub fn witnessed_silence(e: &Evidence) -> Found {
         }
     }
     found
+}
+
+/// Whether every report over the duration of a threshold that resets was over it: then the VM need not be silent.
+fn is_over_a_threshold(e: &Evidence, s: &Sent) -> bool {
+    let policy = e.policy(s.vm);
+    let exceeded = |threshold: &Value| {
+        let percent = threshold["percent"].as_u64().unwrap_or(u64::MAX);
+        let duration = Duration::from_secs(threshold["durationSeconds"].as_u64().unwrap_or(u64::MAX >> 10));
+        let long = |h: &&Heard| h.vm == s.vm && h.at < s.post.sent && h.at.plus(duration) >= s.post.sent;
+        let over = |h: &Heard| u64::from(if threshold["metric"] == "CPU" { h.usage.0 } else { h.usage.1 }) > percent;
+        let mut heard = e.log.heard.iter().filter(long).peekable();
+        text(threshold, "action") == "Reset" && heard.peek().is_some() && heard.all(over)
+    };
+    let thresholds = |spec: &Value| spec["thresholds"].as_array().is_some_and(|all| all.iter().any(exceeded));
+    thresholds(&policy.spec) || thresholds(&e.plan.vms[s.vm].spec)
 }
 
 /// S2.
@@ -78,6 +97,9 @@ pub fn attempts(e: &Evidence) -> Found {
             }
             let of_this = entered.entry(&s.uid).or_default();
             of_this.push(s.entered);
+            if let Some(from) = forgiven_before(e, s) {
+                of_this.retain(|at| *at >= from);
+            }
             let window = Duration::from_secs(u64::from(policy.window));
             let earlier = of_this.len().checked_sub(policy.max_resets as usize + 1).map(|n| of_this[n]);
             // Times are written by clocks that may be wrong; those are judged by another rule.
@@ -98,6 +120,15 @@ pub fn attempts(e: &Evidence) -> Found {
         }
     }
     found
+}
+
+/// What a person has forgiven by the time of a reset.
+fn forgiven_before(e: &Evidence, s: &Sent) -> Option<Time> {
+    let at = |object: &Value| crate::clock::WorldClock::world_time(text(&object["spec"]["resetPolicy"], "forgiveBefore"));
+    let vm = e.object_at("managedvms", &e.plan.vms[s.vm].name, s.entered);
+    let policy = e.object_at("healthpolicies", &e.policy(s.vm).name, s.entered);
+    let times = [vm, policy].into_iter().flatten().filter_map(|o| at(o));
+    times.filter(|t| *t <= s.entered).max()
 }
 
 /// S4.
@@ -127,12 +158,19 @@ pub fn budgets(e: &Evidence) -> Found {
             ));
         }
         let decided = s.entered.minus(Duration::from_secs(1));
-        let silent: Vec<usize> = (0..e.plan.vms.len()).filter(|vm| silent(e, *vm, decided, at)).collect();
+        let mut silent: Vec<usize> = (0..e.plan.vms.len()).filter(|vm| silent(e, *vm, decided, at)).collect();
+        // Of several ManagedVMs of one machine, one counts.
+        silent.sort_by_key(|vm| (e.plan.vms[*vm].vmid, *vm != s.vm));
+        silent.dedup_by_key(|vm| e.plan.vms[*vm].vmid);
         let of_policy = |vm: &&usize| e.plan.vms[**vm].policy == e.plan.vms[s.vm].policy;
         let population = e.plan.vms.iter().filter(|vm| vm.policy == e.plan.vms[s.vm].policy).count();
         let allowed = |population: usize, percent: u32| (population * percent as usize).div_ceil(100).max(1);
         let (in_policy, in_all) = (silent.iter().filter(of_policy).count(), silent.len());
-        let (most_of_policy, most) = (allowed(population, policy.max_unhealthy), allowed(e.plan.vms.len(), 50));
+        let most_of_policy = policy
+            .most_unhealthy
+            .map_or_else(|| allowed(population, policy.max_unhealthy), |count| count as usize);
+        let all = u32::try_from(e.plan.vms.len()).unwrap_or(u32::MAX);
+        let most = e.plan.start.max_unhealthy.of(all).unwrap_or(1) as usize;
         // A known weakness: after a clock was set back, times that were published lie ahead, and a silent VM counts as heard of until they are past.
         let known = e.clocks_were_wrong(decided);
         if !known && (in_policy > most_of_policy || in_all > most) {
@@ -161,12 +199,14 @@ fn silent(e: &Evidence, vm: usize, at: Time, until: Time) -> bool {
         .is_some_and(|o| text(&o["status"], "power") != "stopped" && o["status"]["heartbeat"]["bootID"].is_string())
 }
 
-fn paused(object: &Value) -> bool {
-    object["spec"]["pauses"].as_array().is_some_and(|p| !p.is_empty())
+fn paused(object: &Value, at: Time) -> bool {
+    let stands = |pause: &Value| crate::clock::WorldClock::world_time(text(pause, "expiresAt")).is_none_or(|end| end > at);
+    object["spec"]["pauses"].as_array().is_some_and(|pauses| pauses.iter().any(stands))
 }
 
 /// Whether a pause stood all the time.
 fn is_held(e: &Evidence, vm: usize, from: Time, to: Time) -> bool {
+    let paused = |object: &Value| paused(object, to);
     e.all_the_time("managedvms", &e.plan.vms[vm].name, from, to, paused)
         || e.all_the_time("healthpolicies", &e.policy(vm).name, from, to, paused)
         || e.all_the_time("proxmoxclusters", crate::declared::CLUSTER, from, to, paused)
@@ -196,14 +236,19 @@ pub fn declared(e: &Evidence) -> Found {
             continue;
         }
         // The intent is written over exactly what was decided on.
-        if s.declared.as_ref().is_some_and(|o| paused(o)) {
+        if s.declared.as_ref().is_some_and(|o| paused(o, at)) {
             say("its ManagedVM is paused".into());
         }
         if is_held(e, s.vm, long_ago, at) {
             say("it is paused".into());
         }
         let observe = |o: &Value| o["spec"]["resetPolicy"]["mode"] == "Observe";
-        if e.all_the_time("healthpolicies", &e.policy(s.vm).name, long_ago, at, observe) {
+        let name = &e.plan.vms[s.vm].name;
+        let own = e
+            .object_at("managedvms", name, at)
+            .is_some_and(|o| o["spec"]["resetPolicy"]["mode"].is_string());
+        let by_policy = !own && e.all_the_time("healthpolicies", &e.policy(s.vm).name, long_ago, at, observe);
+        if by_policy || e.all_the_time("managedvms", name, long_ago, at, observe) || e.plan.start.observe_only {
             say("it is only observed".into());
         }
         if e.heard_before(s.vm, at).is_some_and(|h| h.goodbye) {
@@ -223,7 +268,11 @@ pub fn boot_loops(e: &Evidence) -> Found {
             continue;
         };
         let of_process = e.log.heard.iter().filter(|h| h.vm == s.vm && h.process == s.post.process);
-        let mut boots: Vec<u32> = of_process.filter(|h| h.at > made && h.at < s.entered).map(|h| h.boot).collect();
+        let counts_from = made.max(forgiven_before(e, s).unwrap_or_default());
+        let mut boots: Vec<u32> = of_process
+            .filter(|h| h.at > counts_from && h.at < s.entered)
+            .map(|h| h.boot)
+            .collect();
         boots.dedup();
         // Each reset, whoever wanted it, is one boot at the most.
         let resets = e

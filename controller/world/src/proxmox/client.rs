@@ -5,7 +5,9 @@ mod connection;
 use super::{Cluster, Trouble};
 use crate::chance::{draw, percent};
 use crate::clock::{Time, WorldClock};
+use crate::plan::Point;
 use crate::sabotage::Sabotage;
+use crate::world::World;
 use connection::Opened;
 use defib::reconcile::proxmox::{Asked, PowerConnection, Proxmox};
 use defib_proxmox::{
@@ -18,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -35,6 +37,7 @@ pub struct SimulatedProxmox {
     alive: Arc<AtomicBool>,
     /// What of it is broken on purpose.
     sabotage: Option<Sabotage>,
+    world: Weak<World>,
 }
 
 impl fmt::Debug for SimulatedProxmox {
@@ -44,7 +47,7 @@ impl fmt::Debug for SimulatedProxmox {
 }
 
 impl SimulatedProxmox {
-    /// A client for a process, while that is alive.
+    /// A client for a process of a world, while that is alive.
     pub fn new(
         cluster: Arc<Mutex<Cluster>>,
         clock: WorldClock,
@@ -52,6 +55,7 @@ impl SimulatedProxmox {
         process: usize,
         alive: Arc<AtomicBool>,
         skew: &'static AtomicI64,
+        world: Weak<World>,
     ) -> Self {
         Self {
             cluster,
@@ -61,6 +65,7 @@ impl SimulatedProxmox {
             skew,
             alive,
             sabotage: None,
+            world,
         }
     }
 
@@ -68,6 +73,13 @@ impl SimulatedProxmox {
     #[must_use]
     pub fn broken(self, sabotage: Option<Sabotage>) -> Self {
         Self { sabotage, ..self }
+    }
+
+    /// A reset has come to this point.
+    fn reach(&self, point: Point) {
+        if let Some(world) = self.world.upgrade() {
+            world.reach(point);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cluster> {
@@ -113,6 +125,18 @@ impl SimulatedProxmox {
             });
         }
         match trouble {
+            Some(Trouble::Unauthorized) => {
+                sleep(Duration::from_secs(3)).await;
+                return Err(Error::AuthFailed {
+                    detail: "authentication failure".into(),
+                });
+            }
+            Some(Trouble::Failing) => {
+                return Err(Error::Other {
+                    status: 500,
+                    reason: "internal error".into(),
+                });
+            }
             Some(Trouble::Slow) => {
                 sleep(Duration::from_millis(1_000 + drawn / 7 % 16_000)).await;
                 if percent(drawn / 31, 40) {
@@ -170,10 +194,18 @@ impl Proxmox for SimulatedProxmox {
 
     fn ha_status(&self) -> Asked<'_, ClusterHaStatus> {
         async move {
-            self.read("/cluster/ha/status/current", None).await?;
+            let path = "/cluster/ha/status/current";
+            self.read(path, None).await?;
+            let cluster = self.lock();
+            if cluster.trouble == Some(Trouble::Unaudited) {
+                return Err(Error::Forbidden {
+                    path: path.into(),
+                    privilege: Some("Sys.Audit".into()),
+                });
+            }
             Ok(ClusterHaStatus {
-                quorate: Some(true),
-                in_maintenance: Vec::new(),
+                quorate: Some(cluster.quorate),
+                in_maintenance: cluster.in_maintenance.iter().cloned().collect(),
             })
         }
         .boxed()
@@ -184,7 +216,7 @@ impl Proxmox for SimulatedProxmox {
             self.read("/cluster/status", None).await?;
             Ok(ClusterStatus {
                 name: Some("world".into()),
-                quorate: true,
+                quorate: self.lock().quorate,
                 nodes: Vec::new(),
             })
         }
@@ -198,7 +230,7 @@ impl Proxmox for SimulatedProxmox {
             let mut cluster = self.lock();
             let rows = cluster.list(now);
             let known = |row: &super::Listed| {
-                let machine = cluster.machines.get(&row.vmid)?;
+                let machine = cluster.machines.get(&row.vmid).filter(|m| !m.unseen)?;
                 Some(VmResource {
                     vmid: row.vmid,
                     node: machine.node.clone(),
@@ -224,7 +256,11 @@ impl Proxmox for SimulatedProxmox {
             let cluster = self.lock();
             let node = |(name, up): (&String, &bool)| Node {
                 node: name.clone(),
-                status: if *up { NodeState::Online } else { NodeState::Offline },
+                status: if *up && !cluster.listed_offline.contains(name) {
+                    NodeState::Online
+                } else {
+                    NodeState::Offline
+                },
                 ssl_fingerprint: None,
                 uptime: None,
             };
@@ -235,6 +271,7 @@ impl Proxmox for SimulatedProxmox {
 
     fn vm_status<'a>(&'a self, node: &'a str, vmid: Vmid) -> Asked<'a, VmStatus> {
         async move {
+            self.reach(Point::Look);
             self.read(&format!("/nodes/{node}/qemu/{vmid}/status/current"), Some(node)).await?;
             let now = self.clock.now();
             let mut cluster = self.lock();
@@ -274,7 +311,7 @@ impl Proxmox for SimulatedProxmox {
             let machine = cluster.machines.get(&vmid).filter(|m| m.node == node);
             let machine = machine.ok_or_else(|| Self::not_on_node(node, vmid))?;
             Ok(VmConfig {
-                smbios_uuid: Some(machine.uuid),
+                smbios_uuid: machine.shows_uuid.then_some(machine.uuid),
                 name: None,
                 reboot: machine.reboot,
                 lock: machine.lock.map(str::to_owned),
@@ -314,6 +351,7 @@ impl Proxmox for SimulatedProxmox {
             let now = self.clock.now();
             let cluster = self.lock();
             let task = cluster.tasks.iter().find(|t| t.upid == upid.as_str());
+            let task = task.filter(|_| cluster.trouble != Some(Trouble::TaskForgotten));
             let task = task.ok_or_else(|| Error::TaskUnknown {
                 upid: upid.clone(),
                 detail: "no such task".into(),
@@ -348,16 +386,18 @@ impl Proxmox for SimulatedProxmox {
 
     fn open<'a>(&'a self, node: Option<&'a str>) -> Asked<'a, Box<dyn PowerConnection>> {
         async move {
+            self.reach(Point::Open);
             let drawn = self.way(("open", node)).await;
             let trouble = self.lock().trouble;
             match trouble {
-                Some(Trouble::Unreachable) => {
+                Some(Trouble::Unreachable | Trouble::NoConnect) => {
                     return Err(Error::NotDelivered {
                         endpoint: "pve1:8006".into(),
                         detail: "connection refused".into(),
                     });
                 }
                 Some(Trouble::Slow) => sleep(Duration::from_millis(drawn / 7 % 9_000)).await,
+                Some(Trouble::SlowConnect) => sleep(Duration::from_secs(12)).await,
                 _ => {}
             }
             Ok(Box::new(Opened {
@@ -371,7 +411,7 @@ impl Proxmox for SimulatedProxmox {
 
 fn status(task: &super::Task, now: Time) -> TaskStatus {
     if task.ends <= now {
-        TaskStatus::Finished(TaskExit::parse(task.exit))
+        TaskStatus::Finished(TaskExit::parse(&task.exit))
     } else {
         TaskStatus::Running
     }

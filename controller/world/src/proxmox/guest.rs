@@ -30,8 +30,16 @@ pub struct Machine {
     pub reboot: bool,
     /// Whether it has a QEMU guest agent.
     pub guest_agent: bool,
+    /// Its QEMU guest agent runs, where it has one.
+    pub guest_agent_runs: bool,
     /// QEMU's monitor hangs.
     pub monitor_hangs: bool,
+    /// Another task holds the lock on its configuration file.
+    pub file_locked: bool,
+    /// The token may not see it.
+    pub unseen: bool,
+    /// Its SMBIOS UUID is in its configuration.
+    pub shows_uuid: bool,
     /// When QEMU started.
     pub started: Time,
     /// The guest.
@@ -59,6 +67,14 @@ pub enum Power {
     Paused,
     /// `prelaunch`.
     Prelaunch,
+    /// `io-error`: its disk did not answer.
+    IoError,
+    /// `internal-error`.
+    InternalError,
+    /// `guest-panicked`.
+    GuestPanicked,
+    /// `suspended`.
+    Suspended,
 }
 
 impl Power {
@@ -69,6 +85,10 @@ impl Power {
             Self::Stopped => "stopped",
             Self::Paused => "paused",
             Self::Prelaunch => "prelaunch",
+            Self::IoError => "io-error",
+            Self::InternalError => "internal-error",
+            Self::GuestPanicked => "guest-panicked",
+            Self::Suspended => "suspended",
         }
     }
 }
@@ -107,7 +127,7 @@ impl Machine {
 
     /// Whether its QEMU guest agent answers.
     pub fn answers(&self) -> bool {
-        self.executes() && matches!(self.guest, Guest::Works | Guest::Mute)
+        self.executes() && self.guest_agent_runs && matches!(self.guest, Guest::Works | Guest::Mute)
     }
 
     /// The id of its present boot.

@@ -10,7 +10,7 @@ pub use power::{Effect, Post};
 
 use crate::clock::Time;
 use defib_proxmox::PowerAction;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The token that all tasks are started with.
@@ -24,6 +24,12 @@ const STATISTICS: Duration = Duration::from_secs(10);
 pub struct Cluster {
     /// Nodes by name, and whether each is up.
     pub nodes: BTreeMap<String, bool>,
+    /// Nodes in maintenance.
+    pub in_maintenance: BTreeSet<String>,
+    /// Nodes that are listed as offline though they answer.
+    pub listed_offline: BTreeSet<String>,
+    /// The cluster has quorum.
+    pub quorate: bool,
     /// Machines by VMID.
     pub machines: BTreeMap<u32, Machine>,
     /// Tasks, in the order in which they began.
@@ -59,6 +65,38 @@ pub enum Trouble {
     WorkerDies,
     /// A reset ends well and does nothing.
     NoEffect,
+    /// Reads are all answered by 500.
+    Failing,
+    /// The token is not valid any more: 401.
+    Unauthorized,
+    /// The token has no Sys.Audit: nobody tells of maintenance and quorum.
+    Unaudited,
+    /// The token has no VM.PowerMgmt: 403 to a POST.
+    Unprivileged,
+    /// Reads work, and no connection for a POST can be opened.
+    NoConnect,
+    /// A connection for a POST takes 12 s to be opened.
+    SlowConnect,
+    /// A POST is answered by 500, and a worker was started.
+    ErrorAndDone,
+    /// A POST is answered by 500, and no worker was started.
+    ErrorAndNotDone,
+    /// A worker is killed after it has reset the machine.
+    KilledAndDone,
+    /// A worker is killed before it has done anything.
+    KilledAndNotDone,
+    /// A worker fails with words of which nothing is known.
+    TaskFails,
+    /// A worker succeeds with a warning.
+    TaskWarns,
+    /// A worker runs for 70 s.
+    LongTask,
+    /// The node has forgotten the task when it is asked for it.
+    TaskForgotten,
+    /// QEMU's monitor does not take a connection.
+    MonitorRefuses,
+    /// QEMU's monitor carries a reset out 20 s after the worker has given up.
+    MonitorLate,
 }
 
 /// A row of the list of all machines.
@@ -88,7 +126,7 @@ pub struct Task {
     /// When it ends.
     pub ends: Time,
     /// With these words.
-    pub exit: &'static str,
+    pub exit: String,
 }
 
 impl Cluster {
@@ -96,6 +134,9 @@ impl Cluster {
     pub fn new(seed: u64) -> Self {
         Self {
             nodes: BTreeMap::from([("pve1".to_owned(), true), ("pve2".to_owned(), true)]),
+            in_maintenance: BTreeSet::new(),
+            listed_offline: BTreeSet::new(),
+            quorate: true,
             machines: BTreeMap::new(),
             tasks: Vec::new(),
             posts: Vec::new(),

@@ -65,7 +65,7 @@ impl Effect {
 }
 
 /// How a worker ends: after how many milliseconds, with which words, and what it did by then.
-type Work = (u64, &'static str, Effect);
+type Work = (u64, String, Effect);
 
 impl Cluster {
     /// A POST arrives. Answers the UPID or the refusal.
@@ -97,21 +97,34 @@ impl Cluster {
         if power == Power::Stopped && needs_to_run {
             return refused(self, Error::NotRunning { vmid: Some(vmid) });
         }
-        let dies = (self.trouble == Some(Trouble::WorkerDies)).then(|| chance::percent(chance::draw(self.seed, ("worker", vmid, now)), 50));
-        let (takes, exit, effect) = match (action, dies) {
-            _ if machine.lock.is_some() => (200, "VM is locked (backup)", Effect::Refused),
-            (PowerAction::Reset, _) => reset(machine, dies, self.trouble == Some(Trouble::NoEffect)),
-            (PowerAction::Resume, _) if power == Power::Prelaunch => (300, "OK", Effect::Reset),
-            (PowerAction::Resume, _) => (300, "OK", Effect::Nothing),
-            (PowerAction::Start, _) if power != Power::Stopped => (300, "VM 100 already running", Effect::Nothing),
-            (_, Some(false)) => (300, "unexpected status", Effect::Nothing),
-            (PowerAction::Start, _) => (1_500, "OK", Effect::Started),
-            // QEMU's monitor hangs: it is killed.
-            (PowerAction::Stop, _) if machine.monitor_hangs => (15_000, "OK", Effect::Stopped),
-            (PowerAction::Stop, Some(true)) => (300, "unexpected status", Effect::Stopped),
-            (PowerAction::Stop, None) => (1_000, "OK", Effect::Stopped),
-            (PowerAction::Reboot, _) if machine.answers() => (4_000, "OK", Effect::Started),
-            (PowerAction::Reboot, _) => (60_000, "VM quit/powerdown failed - got timeout", Effect::Nothing),
+        // A worker that is killed may have done its work by then.
+        let killed = match self.trouble {
+            Some(Trouble::WorkerDies) => Some(chance::percent(chance::draw(self.seed, ("worker", vmid, now)), 50)),
+            Some(Trouble::KilledAndDone) => Some(true),
+            Some(Trouble::KilledAndNotDone) => Some(false),
+            _ => None,
+        };
+        let done = |takes, effect| (takes, "OK".to_owned(), effect);
+        let (takes, exit, effect) = if let Some(lock) = machine.lock {
+            (200, format!("VM is locked ({lock})"), Effect::Refused)
+        } else if machine.file_locked {
+            let exit = format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout");
+            (10_000, exit, Effect::Refused)
+        } else {
+            match action {
+                PowerAction::Reset => reset(machine, killed, self.trouble),
+                PowerAction::Resume if power == Power::Prelaunch => done(300, Effect::Reset),
+                PowerAction::Resume => done(300, Effect::Nothing),
+                PowerAction::Start if power != Power::Stopped => (300, format!("VM {vmid} already running"), Effect::Nothing),
+                _ if killed == Some(false) => (300, "unexpected status".into(), Effect::Nothing),
+                PowerAction::Start => done(1_500, Effect::Started),
+                // It is killed.
+                PowerAction::Stop if machine.monitor_hangs => done(15_000, Effect::Stopped),
+                PowerAction::Stop if killed == Some(true) => (300, "unexpected status".into(), Effect::Stopped),
+                PowerAction::Stop => done(1_000, Effect::Stopped),
+                PowerAction::Reboot if machine.answers() => done(4_000, Effect::Started),
+                PowerAction::Reboot => (60_000, "VM quit/powerdown failed - got timeout".into(), Effect::Nothing),
+            }
         };
         match effect {
             Effect::Reset if power == Power::Running || action == PowerAction::Resume => machine.boot(now),
@@ -143,15 +156,25 @@ impl Cluster {
     }
 }
 
-/// A reset of a machine that has a QEMU process. `dies`: the worker does, and has reset the machine by then or not.
-fn reset(machine: &Machine, dies: Option<bool>, no_effect: bool) -> Work {
-    if machine.monitor_hangs {
-        return (5_000, "VM 100 qmp command 'system_reset' failed - got timeout", Effect::Nothing);
+/// A reset of a machine that has a QEMU process. `killed`: its worker is, and has reset the machine by then or not.
+fn reset(machine: &Machine, killed: Option<bool>, trouble: Option<Trouble>) -> Work {
+    let qmp = |why: &str| format!("VM {} qmp command 'system_reset' failed - {why}", machine.vmid);
+    if machine.monitor_hangs || trouble == Some(Trouble::MonitorLate) {
+        return (5_000, qmp("got timeout"), Effect::Nothing);
     }
-    match dies {
-        Some(did) => (300, "unexpected status", if did { Effect::Reset } else { Effect::Nothing }),
-        None if no_effect => (300, "OK", Effect::Nothing),
-        None if machine.reboot => (300, "OK", Effect::Reset),
-        None => (300, "OK", Effect::Stopped),
+    if let Some(did) = killed {
+        return (300, "unexpected status".into(), if did { Effect::Reset } else { Effect::Nothing });
+    }
+    let effect = if machine.reboot { Effect::Reset } else { Effect::Stopped };
+    match trouble {
+        Some(Trouble::MonitorRefuses) => {
+            let why = format!("unable to connect to VM {} qmp socket - timeout after 51 retries", machine.vmid);
+            (8_000, qmp(&why), Effect::Nothing)
+        }
+        Some(Trouble::NoEffect) => (300, "OK".into(), Effect::Nothing),
+        Some(Trouble::TaskFails) => (300, "something else went wrong".into(), Effect::Refused),
+        Some(Trouble::TaskWarns) => (300, "WARNINGS: 1".into(), effect),
+        Some(Trouble::LongTask) => (70_000, "OK".into(), effect),
+        _ => (300, "OK".into(), effect),
     }
 }

@@ -3,6 +3,7 @@
 use super::SimulatedProxmox;
 use crate::chance::{draw, percent};
 use crate::clock::Time;
+use crate::plan::{Point, WriteTo};
 use crate::proxmox::power::{Effect, Post};
 use crate::proxmox::{Cluster, Trouble};
 use crate::sabotage::Sabotage;
@@ -52,6 +53,17 @@ impl SimulatedProxmox {
                     age: sent.since(opened),
                 });
             }
+            let world = self.world.upgrade();
+            let dies = world.as_ref().and_then(|world| world.crash_point(self.process, WriteTo::Proxmox));
+            if let Some(world) = &world {
+                world.dies_at_post(self.process, true);
+                if dies == Some(true) {
+                    world.die(self.process, "before it sends a POST");
+                }
+            }
+            if !self.alive.load(Ordering::Relaxed) {
+                return pending().await;
+            }
             let (post, trouble, up) = {
                 let mut cluster = self.lock();
                 cluster.posts.push(Post {
@@ -70,6 +82,14 @@ impl SimulatedProxmox {
                 });
                 (cluster.posts.len() - 1, cluster.trouble, cluster.is_up(node))
             };
+            self.reach(Point::Post);
+            if let Some(world) = &world {
+                world.dies_at_post(self.process, false);
+                if dies == Some(false) {
+                    world.die(self.process, "after it has sent a POST");
+                }
+            }
+            drop(world);
             let drawn = draw(self.seed, ("post", self.process, vmid, sent));
             let arrives = sent.plus(Duration::from_millis(2 + drawn % 9));
             let ambiguous = |detail: &str| Error::Ambiguous {
@@ -122,8 +142,29 @@ impl SimulatedProxmox {
                     sleep(Duration::from_millis(100)).await;
                     Err(ambiguous("596 Broken pipe"))
                 }
-                Some(Trouble::ServerError) => {
-                    if percent(drawn / 3, 50) {
+                Some(Trouble::Unprivileged) => {
+                    self.lock().posts[post].effect = Effect::Refused;
+                    sleep(Duration::from_millis(5)).await;
+                    Err(Error::Forbidden {
+                        path: format!("/vms/{vmid}"),
+                        privilege: Some("VM.PowerMgmt".into()),
+                    })
+                }
+                Some(Trouble::MonitorLate) => {
+                    let upid = arrival(Duration::ZERO).await.map_err(|_| ambiguous("no answer"))?;
+                    let (cluster, clock) = (self.cluster.clone(), self.clock);
+                    tokio::spawn(async move {
+                        sleep(Duration::from_secs(20)).await;
+                        let mut cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
+                        if let Some(machine) = cluster.machines.get_mut(&vmid) {
+                            machine.boot(clock.now());
+                        }
+                    });
+                    upid.and_then(|upid| upid.parse().map_err(|_| ambiguous("no UPID")))
+                }
+                Some(Trouble::ServerError | Trouble::ErrorAndDone | Trouble::ErrorAndNotDone) => {
+                    let by_chance = trouble == Some(Trouble::ServerError) && percent(drawn / 3, 50);
+                    if by_chance || trouble == Some(Trouble::ErrorAndDone) {
                         arrival(Duration::ZERO);
                     } else {
                         lost(&self.cluster);

@@ -4,8 +4,10 @@
 
 #![allow(clippy::expect_used, reason = "a program for tests")]
 
+mod crash_points;
+
 use clap::Parser;
-use defib_world::plan::Plan;
+use defib_world::plan::{CrashPoint, Plan};
 use defib_world::simulate::{Verdict, replay, simulate};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -34,6 +36,15 @@ struct Arguments {
     /// Threads. Each world has one of its own.
     #[arg(long)]
     threads: Option<usize>,
+    /// Instead: each golden scenario (`controller/world/tests/golden`) with the controller killed before and after each of its writes.
+    #[arg(long)]
+    crash_points: bool,
+    /// Only scenarios whose names begin so.
+    #[arg(long, default_value = "", requires = "crash_points")]
+    only: String,
+    /// Only with a crash at this point, such as 0:api:12:before; several: at each of them, one after the other.
+    #[arg(long, requires = "crash_points")]
+    point: Vec<CrashPoint>,
 }
 
 fn live(seed: u64) -> Verdict {
@@ -81,6 +92,12 @@ fn main() -> ExitCode {
         .threads
         .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
         .unwrap_or(1);
+    if arguments.crash_points {
+        return crash_points::run(&arguments, threads).unwrap_or_else(|error| {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        });
+    }
     let (next, bad, posts, out) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
