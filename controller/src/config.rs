@@ -24,7 +24,7 @@ pub struct RunOptions {
     /// Serves --listen without TLS, for a proxy before it that ends TLS, or for a try on one machine: agents send their keys in the clear.
     #[arg(long, env = "DEFIB_PLAIN_HTTP", conflicts_with = "tls_cert_file")]
     pub plain_http: bool,
-    /// Address at which agents reach Defib, such as https://defib.example.com. Defib then reports to itself through it, and while that fails after it has worked,
+    /// Address at which agents reach Defib, such as <https://defib.example.com>. Defib then reports to itself through it, and while that fails after it has worked,
     /// no VM counts as silent: what lies between Defib and the agents is broken.
     #[arg(long, env = "DEFIB_PUBLIC_URL", value_parser = public_url)]
     pub public_url: Option<PublicUrl>,
