@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Looks at a VM in a minute. In trouble each failure is followed by another look, later and later; a conflict within a quarter of a second.
-const LOOKS: u64 = 120;
+const LOOKS: u64 = 150;
 /// And when nothing is wrong.
 const CALM_LOOKS: u64 = 40;
 /// From the end of a time-out to the POST: Proxmox's list is up to 10 s old and read every 5 s, the guest agent takes 3 s, and it is looked again every few seconds.
