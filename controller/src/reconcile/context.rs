@@ -214,14 +214,14 @@ impl Context {
         self.proxmox.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
-    /// Wakes the reconcile of every VM for which `which` holds.
+    /// Wakes the reconcile of every VM for which `which` holds, in the order of their names: that of the cache is chance.
     pub fn wake_vms(&self, which: impl Fn(&ManagedVM) -> bool) {
-        for object in self.vms.state() {
-            if let Ok(vm) = &object.0
-                && which(vm)
-            {
-                self.ledger.wake(&vm_key(vm));
-            }
+        let state = self.vms.state();
+        let concerned = state.iter().filter_map(|object| object.0.as_ref().ok()).filter(|vm| which(vm));
+        let mut woken: Vec<VmKey> = concerned.map(vm_key).collect();
+        woken.sort_unstable();
+        for vm in &woken {
+            self.ledger.wake(vm);
         }
     }
 }
