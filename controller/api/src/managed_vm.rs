@@ -176,7 +176,7 @@ pub struct ManagedVMStatus {
     pub current_reset: Option<CurrentReset>,
     /// Automatic resets, newest last. maxResets is counted from these alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 20))]
+    #[schemars(length(max = 12))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub recent_resets: Vec<RecentReset>,
     /// How many of recentResets lie in the window of the policy.

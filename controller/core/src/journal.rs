@@ -21,8 +21,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(120);
 const GUEST_REBOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// The guest's uptime may exceed the time since our request by this much: its clock starts before ours hears of it, and both are rounded.
 const UPTIME_SLACK: Duration = Duration::from_secs(5);
-/// `recentResets` holds this many; maxResets is at most 10.
-const RECENT: usize = 20;
+/// `recentResets` holds this many: maxResets is at most 10, and an intent that pushes an older one out may be taken back. More would only make the object heavier.
+const RECENT: usize = 12;
 /// Characters of Proxmox's words that the schema lets the journal hold. A longer text would be refused with the whole journal, again and again: the reset would
 /// never end, and writes that keep failing hold all VMs back.
 const ANSWER: usize = 256;

@@ -282,10 +282,7 @@ async fn a_machine_that_did_not_execute_needs_a_resume() {
         .post(PowerAction::Resume, "pve1", 100)
         .await
         .unwrap();
-    assert_eq!(
-        (upid.kind(), cluster.exit(&upid).await),
-        (PowerAction::Resume.as_str(), TaskExit::Ok)
-    );
+    assert_eq!((upid.kind(), cluster.exit(&upid).await), ("qmresume", TaskExit::Ok));
     assert_eq!(cluster.client.vm_status("pve1", 100).await.unwrap().qmp_status, RunState::Running);
 }
 

@@ -37,13 +37,13 @@ proptest! {
     fn begin_and_withdraw_cost_nothing((before, episode, trigger) in before()) {
         let begun = before.clone().begin(defib_api::CurrentReset { trigger, ..intent() }, episode);
         let automatic = usize::from(trigger == Trigger::Automatic);
-        prop_assert!(begun.recent.len() <= 20, "the schema's bound");
+        prop_assert!(begun.recent.len() <= 12, "the schema's bound");
         prop_assert_eq!(begun.recent.iter().filter(|r| r.name == intent().name).count(), automatic);
         let after = begun.withdraw();
         prop_assert_eq!(after.current, None);
         prop_assert_eq!(after.episode, before.episode);
         // A full list has let go of its oldest entry, which no maxResets (10 at most) can need.
-        let kept = before.recent.len().min(20 - automatic);
+        let kept = before.recent.len().min(12 - automatic);
         prop_assert_eq!(&after.recent[..], &before.recent[before.recent.len() - kept..]);
     }
 

@@ -225,7 +225,7 @@ fn published() -> impl Strategy<Value = HeartbeatStatus> {
 }
 
 pub fn recent() -> impl Strategy<Value = Vec<RecentReset>> {
-    prop::collection::vec(stored_time(), 0..=20).prop_map(|times| {
+    prop::collection::vec(stored_time(), 0..=12).prop_map(|times| {
         let named = |(i, time)| RecentReset {
             name: format!("web-1-past-{i}"),
             time,
