@@ -4,7 +4,7 @@ use crate::corroboration::GuestIo;
 use crate::decide::Observed;
 use crate::fleet::{Fleet, budget};
 use crate::heartbeat::same_machine;
-use crate::journal::{counted, forgiven};
+use crate::journal::{capped, forgiven};
 use crate::life::{Life, Vital, in_grace};
 use crate::policy::{Found, standing_pause};
 use crate::steps::step_of;
@@ -352,15 +352,13 @@ pub(crate) fn identity(o: &Observed<'_>, look: &Look) -> Option<Blocked> {
     None
 }
 
-fn node_offline(look: &Look) -> Option<Blocked> {
+/// Whether its node is up.
+pub(crate) fn node_offline(look: &Look) -> Option<Blocked> {
     (look.node_status != "online").then(|| Blocked::new("NodeNotOnline", format!("node {} is {}", look.node, look.node_status)))
 }
 
 /// What around the VM makes this a bad moment for Defib to do anything on its own.
 pub(crate) fn surroundings(o: &Observed<'_>, look: &Look) -> Option<Blocked> {
-    if let Some(blocked) = node_offline(look) {
-        return Some(blocked);
-    }
     if look.node_in_maintenance {
         return Some(Blocked::new(
             "NodeMaintenance",
@@ -386,22 +384,19 @@ pub(crate) fn surroundings(o: &Observed<'_>, look: &Look) -> Option<Blocked> {
 pub fn budgets(o: &Observed<'_>, closer: &Closer, now: Now) -> Option<Blocked> {
     let status = o.vm.status.as_ref();
     let recent = status.map_or(&[][..], |s| s.recent_resets.as_slice());
-    let counting = counted(recent, o.effective, now);
-    let most = usize::try_from(o.effective.max_resets).unwrap_or(usize::MAX);
-    if let Some(surplus) = counting.len().checked_sub(most) {
-        // After maxResets was lowered, more than one has to leave the window.
-        let last_to_leave = counting.get(surplus).map_or(now.wall, |r| r.time);
+    if let Some(cap) = capped(recent.iter().map(|r| r.time), o.effective, now) {
         return Some(
             Blocked::new(
                 "ResetsExhausted",
                 format!(
-                    "{} automatic resets in {} s, at most {} allowed; the next one when that of {last_to_leave} leaves the window, or when resetPolicy.forgiveBefore is set",
-                    counting.len(),
+                    "{} automatic resets in {} s, at most {} allowed; the next one when that of {} leaves the window, or when resetPolicy.forgiveBefore is set",
+                    cap.counting,
                     o.effective.window.as_secs(),
-                    o.effective.max_resets
+                    o.effective.max_resets,
+                    cap.last_to_leave
                 ),
             )
-            .until(o.effective.window.saturating_sub(now.age(last_to_leave))),
+            .until(cap.opens_after),
         );
     }
     if let Some(episode) = status.and_then(|s| s.episode.as_ref())

@@ -456,10 +456,35 @@ impl Books {
 
 /// Automatic resets that count towards maxResets now, oldest first.
 pub fn counted<'a>(recent: &'a [RecentReset], effective: &Effective, now: Now) -> Vec<&'a RecentReset> {
-    recent
-        .iter()
-        .filter(|r| now.age(r.time) < effective.window && !forgiven(r.time, effective, now))
-        .collect()
+    recent.iter().filter(|r| counts(r.time, effective, now)).collect()
+}
+
+fn counts(time: jiff::Timestamp, effective: &Effective, now: Now) -> bool {
+    now.age(time) < effective.window && !forgiven(time, effective, now)
+}
+
+/// maxResets is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capped {
+    /// How many count now.
+    pub counting: usize,
+    /// The newest of those that have to leave the window first.
+    pub last_to_leave: jiff::Timestamp,
+    /// When it has left.
+    pub opens_after: Duration,
+}
+
+/// Whether what was done at these times, oldest first, fills the cap of maxResets. After that was lowered, more than one has to leave the window.
+pub fn capped(times: impl Iterator<Item = jiff::Timestamp>, effective: &Effective, now: Now) -> Option<Capped> {
+    let counting: Vec<_> = times.filter(|time| counts(*time, effective, now)).collect();
+    let most = usize::try_from(effective.max_resets).unwrap_or(usize::MAX);
+    let surplus = counting.len().checked_sub(most)?;
+    let last_to_leave = counting.get(surplus).copied().unwrap_or(now.wall);
+    Some(Capped {
+        counting: counting.len(),
+        last_to_leave,
+        opens_after: effective.window.saturating_sub(now.age(last_to_leave)),
+    })
 }
 
 /// Whether a person has forgiven what was at `time`. A forgiveBefore that lies ahead forgives nothing yet: a mistyped year must not lift the cap for good.

@@ -4,6 +4,7 @@
 use crate::decide::{Inventory, Observed};
 use crate::fleet::budget;
 use crate::gate::{self, Blocked, HARMLESS_TO_START, Look};
+use crate::journal::capped;
 use crate::time::Now;
 use defib_api::{PowerState, Trigger};
 use jiff::Timestamp;
@@ -72,21 +73,19 @@ fn waits(o: &Observed<'_>, now: Now) -> Option<Blocked> {
         let why = format!("Proxmox was asked to start it less than {} s ago", START_AGAIN.as_secs());
         return Some(Blocked::new("StartSent", why).until(START_AGAIN - newest));
     }
-    let (window, most) = (o.effective.window, o.effective.max_resets);
-    let forgiven = |t: Timestamp| o.effective.forgive_before.is_some_and(|before| before <= now.wall && t < before);
-    let counting: Vec<_> = starts.iter().filter(|t| now.age(**t) < window && !forgiven(**t)).collect();
-    let surplus = counting.len().checked_sub(usize::try_from(most).unwrap_or(usize::MAX))?;
-    let last_to_leave = counting.get(surplus).map_or(now.wall, |t| **t);
+    let cap = capped(starts.iter().copied(), o.effective, now)?;
     Some(
         Blocked::new(
             "StartsExhausted",
             format!(
-                "it was started {} times in {} s, and maxResets, {most}, caps that too; the next time when that of {last_to_leave} leaves the window, or when resetPolicy.forgiveBefore is set",
-                counting.len(),
-                window.as_secs()
+                "it was started {} times in {} s, and maxResets, {}, caps that too; the next time when that of {} leaves the window, or when resetPolicy.forgiveBefore is set",
+                cap.counting,
+                o.effective.window.as_secs(),
+                o.effective.max_resets,
+                cap.last_to_leave
             ),
         )
-        .until(window.saturating_sub(now.age(last_to_leave))),
+        .until(cap.opens_after),
     )
 }
 
@@ -105,7 +104,9 @@ fn proxmox(o: &Observed<'_>, look: &Look) -> Option<Blocked> {
         let why = format!("Proxmox HA manages the VM (state {ha}), and decides whether it runs");
         return Some(Blocked::new("HAManaged", why));
     }
-    gate::identity(o, look).or_else(|| gate::surroundings(o, look))
+    gate::identity(o, look)
+        .or_else(|| gate::node_offline(look))
+        .or_else(|| gate::surroundings(o, look))
 }
 
 /// `recentStarts` with a start that is sent now.

@@ -123,7 +123,21 @@ pub fn asked(owed: &StartOwed, answer: &str, now: Now) -> StartOwed {
     StartOwed {
         attempts: owed.attempts.saturating_add(1),
         asked_time: Some(to_millis(now.wall)),
-        answer: Some(answer.chars().take(ANSWER).collect()),
+        answer: Some(cut(answer)),
         ..owed.clone()
     }
+}
+
+/// The debt after a person was told what keeps the VM from starting.
+#[must_use]
+pub fn told_overdue(owed: &StartOwed, why: &str, now: Now) -> StartOwed {
+    StartOwed {
+        overdue_time: Some(to_millis(now.wall)),
+        answer: Some(cut(why)),
+        ..owed.clone()
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(ANSWER).collect()
 }

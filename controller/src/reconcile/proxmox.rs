@@ -24,6 +24,14 @@ pub fn connect() -> Connect {
     Arc::new(|config| Ok(Arc::new(defib_proxmox::Client::new(config)?)))
 }
 
+/// Asks for a power action that may be asked for again: a start or a resume, which does nothing to a VM that runs. A reset goes another way, see `managed_vm::attempt`.
+///
+/// # Errors
+/// When Proxmox cannot be reached or refuses; whether it was done may be unknown.
+pub async fn ask_for(client: &dyn Proxmox, action: PowerAction, node: &str, vmid: Vmid) -> Result<Upid, Error> {
+    client.open(Some(node)).await?.post(action, node, vmid).await
+}
+
 /// A Proxmox VE cluster. Each method is that of [`defib_proxmox::Client`] of the same name.
 #[expect(missing_docs, reason = "see defib_proxmox::Client")]
 pub trait Proxmox: Debug + Send + Sync {

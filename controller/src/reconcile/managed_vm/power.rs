@@ -1,6 +1,7 @@
 //! Act: starts a VM that is off and is to be on (`powerState: Running`).
 
 use super::super::context::Context;
+use super::super::proxmox::ask_for;
 use super::super::{Error, again};
 use super::observe::Facts;
 use super::{books, report};
@@ -38,7 +39,6 @@ async fn ask(facts: &Facts) -> Result<String, String> {
     let (Some(client), Some(node)) = (facts.client(), facts.node()) else {
         return Err("the ProxmoxCluster cannot be used any more".into());
     };
-    let connection = client.open(Some(node)).await.map_err(|e| e.to_string())?;
-    let answer = connection.post(PowerAction::Start, node, facts.vm.spec.proxmox.vmid).await;
+    let answer = ask_for(client, PowerAction::Start, node, facts.vm.spec.proxmox.vmid).await;
     answer.map(|upid| upid.to_string()).map_err(|e| e.to_string())
 }

@@ -1,6 +1,7 @@
 //! Act: carries a reset that is under way on to its end.
 
 use super::super::context::Context;
+use super::super::proxmox::ask_for;
 use super::super::{Error, at_deadline};
 use super::attempt::{Withdrawal, power_action, withdraw};
 use super::observe::Facts;
@@ -151,8 +152,7 @@ async fn resume(ctx: &Context, facts: &Facts, current: &CurrentReset) {
             return;
         }
     }
-    let resumed = async { client.open(Some(node)).await?.post(PowerAction::Resume, node, vmid).await };
-    match resumed.await {
+    match ask_for(client, PowerAction::Resume, node, vmid).await {
         Ok(_) => {
             let note = format!(
                 "VMReset {}: the VM did not execute when it was reset, and is told to go on",

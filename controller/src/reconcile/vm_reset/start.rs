@@ -4,11 +4,11 @@
 use super::super::cache::{get, key_of};
 use super::super::context::Context;
 use super::super::kube_api::{DECIDER, call};
-use super::super::proxmox::Proxmox;
+use super::super::proxmox::{Proxmox, ask_for};
 use super::super::{Error, again, at_deadline};
 use defib_api::{CurrentReset, ManagedVM, StartOwed, VMReset};
-use defib_core::start::{OVERDUE, Payment, Seen, asked, pay, stop_answered};
-use defib_core::time::{Now, to_millis};
+use defib_core::start::{OVERDUE, Payment, Seen, asked, pay, stop_answered, told_overdue};
+use defib_core::time::Now;
 use defib_proxmox::{PowerAction, PowerState, TaskStatus};
 use futures::future::join_all;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -240,12 +240,7 @@ async fn overdue(ctx: &Context, reset: &VMReset, owed: &StartOwed, seen: &Seen, 
         Seen::There { lock: Some(lock), .. } => format!("Proxmox holds a lock on it ({lock})"),
         _ => owed.answer.clone().unwrap_or_else(|| "its stop is still under way".into()),
     };
-    let told = StartOwed {
-        overdue_time: Some(to_millis(now.wall)),
-        answer: Some(why.chars().take(256).collect()),
-        ..owed.clone()
-    };
-    write(ctx, &namespace, &name, &told).await?;
+    write(ctx, &namespace, &name, &told_overdue(owed, &why, now)).await?;
     let note = format!(
         "VMReset {name}: VM {} was stopped {} s ago and does not run yet: {why}; it is started as soon as that is possible",
         owed.vmid,
@@ -311,8 +306,7 @@ impl VmOfProxmox {
         let (Some(client), Some(node)) = (&self.client, &self.node) else {
             return Err("the VM was not found".into());
         };
-        let connection = client.open(Some(node)).await.map_err(|e| e.to_string())?;
-        let answer = connection.post(PowerAction::Start, node, vmid).await;
+        let answer = ask_for(client.as_ref(), PowerAction::Start, node, vmid).await;
         answer.map(|upid| upid.to_string()).map_err(|e| e.to_string())
     }
 
