@@ -35,12 +35,14 @@ fn plan(events: &[(u64, Event)]) -> Plan {
 }
 
 fn live(plan: Plan, sabotage: Option<Sabotage>) -> Verdict {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(simulate(plan, sabotage))
+    hash_order::apart(plan.seed, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(simulate(plan, sabotage))
+    })
 }
 
 /// The same world with the real protocol and with the broken one: the first is well, and the second is not, by this oracle.

@@ -23,12 +23,14 @@ fn folder() -> PathBuf {
 }
 
 fn play(scenario: &Scenario, crashes: &[CrashPoint]) -> Result<Outcome, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(crash::play(scenario, crashes, stand_still))
+    hash_order::apart(0, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(crash::play(scenario, crashes, stand_still))
+    })
 }
 
 /// Names of the scenarios that begin so.

@@ -48,22 +48,34 @@ struct Arguments {
 }
 
 fn live(seed: u64) -> Verdict {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(simulate(Plan::new(seed), None))
+    hash_order::apart(seed, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(simulate(Plan::new(seed), None))
+    })
+}
+
+/// Where two lives of one world part.
+fn differs(one: &Verdict, two: &Verdict) -> Option<String> {
+    let (told, again) = (one.transcript(), two.transcript());
+    if told == again && one.violations == two.violations {
+        return None;
+    }
+    let first = told.lines().zip(again.lines()).find(|(one, two)| one != two);
+    Some(first.map_or_else(
+        || "one ends earlier".into(),
+        |(one, two)| format!("\n  {}\n  {}", one.trim(), two.trim()),
+    ))
 }
 
 /// Whether all is well with a seed. What is not is printed.
 fn one(seed: u64, arguments: &Arguments, out: &Mutex<()>) -> (bool, usize) {
     let verdict = live(seed);
-    let differs = arguments.twice && {
-        let again = live(seed);
-        again.violations != verdict.violations || again.transcript() != verdict.transcript()
-    };
-    let well = verdict.violations.is_empty() && !differs;
+    let differs = arguments.twice.then(|| differs(&verdict, &live(seed))).flatten();
+    let well = verdict.violations.is_empty() && differs.is_none();
     if !well || arguments.transcript {
         let _out = out.lock();
         if arguments.transcript {
@@ -72,9 +84,9 @@ fn one(seed: u64, arguments: &Arguments, out: &Mutex<()>) -> (bool, usize) {
         for violation in verdict.violations.iter().take(10) {
             println!("seed {seed} ({:?}): {violation}", verdict.evidence.plan.theme);
         }
-        if differs {
+        if let Some(differs) = differs {
             println!(
-                "seed {seed} ({:?}): lived through twice, it came out differently",
+                "seed {seed} ({:?}): lived through twice, it came out differently: {differs}",
                 verdict.evidence.plan.theme
             );
         }

@@ -6,7 +6,7 @@ use super::kinds::{Body, Kind};
 use super::status::{Cause, Refusal};
 use super::store::set_type;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use regex::Regex;
+use regex_lite::Regex;
 use serde_json::{Map, Value};
 use std::sync::OnceLock;
 

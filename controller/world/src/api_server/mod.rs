@@ -55,6 +55,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{Key, Store};
+use tokio::sync::Notify;
 
 /// Changes that watches can go back to. A real server keeps those of some minutes.
 const HISTORY: usize = 10_000;
@@ -77,8 +78,8 @@ struct Inner {
     audit: Mutex<Audit>,
     counts: Mutex<Counts>,
     faults: RwLock<Arc<dyn Faults>>,
-    /// Has watches look again.
-    wake: tokio::sync::watch::Sender<u64>,
+    /// Has watches look again, in the order in which they came to wait: tokio's watch channel wakes in an order that it draws.
+    wake: Notify,
     now: Now,
 }
 
@@ -103,7 +104,7 @@ impl ApiServer {
             audit: Mutex::new(Audit::new(audit)),
             counts: Mutex::default(),
             faults: RwLock::new(Arc::new(NoFaults)),
-            wake: tokio::sync::watch::Sender::new(0),
+            wake: Notify::new(),
             now: Box::new(now),
         };
         Self { inner: Arc::new(inner) }
@@ -193,7 +194,7 @@ impl Inner {
     }
 
     fn nudge(&self) {
-        self.wake.send_modify(|n| *n = n.wrapping_add(1));
+        self.wake.notify_waiters();
     }
 
     fn kind(&self, place: &Place) -> &Kind {

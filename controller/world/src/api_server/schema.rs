@@ -4,7 +4,7 @@
 
 use super::status::Cause;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool};
-use regex::Regex;
+use regex_lite::Regex;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// Between two bookmarks.
@@ -39,7 +38,6 @@ pub(super) struct Watch {
     opened: Instant,
     ends: Instant,
     bookmark: Option<Instant>,
-    wake: watch::Receiver<u64>,
     over: bool,
 }
 
@@ -92,7 +90,6 @@ impl Watch {
             opened: now,
             ends: now + Duration::from_secs(seconds),
             bookmark: None,
-            wake: inner.wake.subscribe(),
             over: false,
         };
         watch.bookmark = bookmarks.then(|| watch.next_bookmark(now)).flatten();
@@ -121,8 +118,10 @@ impl Watch {
 
     /// The next line of the body; `None` at its end.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
+        let inner = self.inner.clone();
         loop {
-            self.wake.borrow_and_update();
+            // What changes from here on is not missed.
+            let woken = inner.wake.notified();
             if self.over {
                 return self.initial.pop_front();
             }
@@ -168,16 +167,11 @@ impl Watch {
                     }
                 }
             }
-            let woken = self.wake.changed();
             match until {
-                None => {
-                    if woken.await.is_err() {
-                        return None;
-                    }
-                }
+                None => woken.await,
                 Some(until) => tokio::select! {
                     biased;
-                    woken = woken => if woken.is_err() { return None },
+                    () = woken => {}
                     () = sleep_until(until) => {}
                 },
             }

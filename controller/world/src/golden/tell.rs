@@ -4,7 +4,7 @@ use crate::clock::{Time, WorldClock};
 use crate::evidence::{Evidence, Write, condition, text};
 use crate::proxmox::{Effect, Post, Power};
 use defib_proxmox::PowerAction;
-use regex::{Captures, Regex};
+use regex_lite::{Captures, Regex};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

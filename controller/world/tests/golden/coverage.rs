@@ -72,7 +72,7 @@ fn reasons() -> BTreeSet<String> {
         // What follows are tests.
         let text = text.split("#[cfg(test)]").next().unwrap();
         for pattern in patterns {
-            let pattern = regex::Regex::new(pattern).unwrap();
+            let pattern = regex_lite::Regex::new(pattern).unwrap();
             found.extend(pattern.captures_iter(text).map(|c| c[1].to_owned()));
         }
     };

@@ -8,7 +8,7 @@ use defib_world::plan::{CrashPoint, WriteTo};
 fn whoever_dies_at_a_write_of_a_reset_resets_nobody_twice() {
     let text = std::fs::read_to_string(folder().join("rules/06-reset-and-back.yaml")).unwrap();
     let scenario = Scenario::read(&text).unwrap();
-    let play = |crashes: &[CrashPoint]| on_a_runtime(crash::play(&scenario, crashes, stand_still)).unwrap();
+    let play = |crashes: &[CrashPoint]| on_a_runtime(|| crash::play(&scenario, crashes, stand_still)).unwrap();
     let without = play(&[]).evidence;
     let points = crash::points(&without);
     // The last ones are those of the reset.

@@ -80,13 +80,15 @@ pub fn stand_still(long: Duration) -> std::pin::Pin<Box<dyn Future<Output = ()> 
 }
 
 /// Lives through a world.
-pub fn on_a_runtime<T>(world: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(world)
+pub fn on_a_runtime<T: Send, W: Future<Output = T>>(world: impl FnOnce() -> W + Send) -> T {
+    hash_order::apart(0, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(world())
+    })
 }
 
 fn live(name: &str) -> Story {
@@ -100,7 +102,7 @@ fn live(name: &str) -> Story {
         allowed: BTreeMap::new(),
     };
     // A world that cannot be set up ends by a panic: the others are told all the same.
-    let lived = std::panic::catch_unwind(|| Scenario::read(&text).and_then(|scenario| on_a_runtime(play(&scenario, stand_still))));
+    let lived = std::panic::catch_unwind(|| Scenario::read(&text).and_then(|scenario| on_a_runtime(|| play(&scenario, stand_still))));
     let outcome = match lived.unwrap_or_else(|_| Err("its world ended by a panic, see above".into())) {
         Ok(outcome) => outcome,
         Err(error) => {
