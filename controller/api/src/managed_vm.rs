@@ -153,6 +153,9 @@ pub struct ManagedVMStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub power: Option<String>,
+    /// When Defib saw it change to that; absent where it never saw it change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_since: Option<Timestamp>,
     /// SMBIOS UUID of the VM in Proxmox, recorded at adoption. Nothing destructive is done to a VM that has another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]

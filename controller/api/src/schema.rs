@@ -20,13 +20,18 @@ pub(crate) fn variants(schema: &mut Schema) {
         };
         names.push(json!(name));
         if let Some(about) = variant.get("description").and_then(Value::as_str) {
-            lines.push(format!("- {name}: {about}"));
+            lines.push(format!("- {name}: {}", one_line(about)));
         }
     }
     schema.remove("description");
     schema.insert("type".into(), json!("string"));
     schema.insert("enum".into(), Value::Array(names));
     schema.insert("title".into(), json!(lines.join("\n")));
+}
+
+/// A line of a comment ends anywhere in a sentence; what `kubectl explain` shows is not to.
+fn one_line(comment: &str) -> String {
+    comment.replace('\n', " ")
 }
 
 /// The definition as it is applied.
@@ -46,6 +51,7 @@ fn finish_schema(schema: &mut JSONSchemaProps) {
     if let Some(values) = &mut schema.enum_ {
         values.retain(|value| !value.0.is_null());
     }
+    schema.description = schema.description.as_deref().map(one_line);
     if let Some(variants) = schema.title.take() {
         let field = schema.description.take().unwrap_or_default();
         schema.description = Some(format!("{field}\n{variants}").trim().to_owned());

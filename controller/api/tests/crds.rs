@@ -96,6 +96,9 @@ fn every_field_is_explained() {
         let text = schema.description.as_deref().unwrap_or_default();
         // What an entry of a list of texts is, the list says.
         assert!(!text.is_empty() || path.ends_with("[]"), "{path} has no description");
+        for line in text.lines().skip(1) {
+            assert!(line.starts_with("- "), "{path}: a line begins in a sentence: {line}");
+        }
         if path.ends_with("[].status") {
             return; // metav1.Condition
         }

@@ -16,7 +16,7 @@ use crate::journal::{self, Step, counted, episode_over};
 use crate::life::{Life, Vital, identity, life, over};
 use crate::observer::{ObserverView, Trouble};
 use crate::policy::{Effective, Found};
-use crate::power::{Power, power};
+use crate::power::{Power, power, power_since};
 use crate::steps::{self, Choice};
 use crate::storm::Weather;
 use crate::time::{Mono, Now, seconds};
@@ -114,6 +114,8 @@ pub struct Decision {
     pub conditions: Vec<Draft>,
     /// SMBIOS UUID to record.
     pub identity: Option<Uuid>,
+    /// Since when what Proxmox says of its power is so.
+    pub power_since: Option<Timestamp>,
     /// Automatic resets that count now.
     pub resets_in_window: u32,
     /// The episode is over without our doing.
@@ -247,6 +249,7 @@ pub fn decide(o: &Observed<'_>, now: Now) -> Decision {
     Decision {
         conditions: words::conditions(o, &vital, life, &next, blocked, &power, now),
         identity: identity(status).or(o.uuid_in_proxmox),
+        power_since: power_since(o, now),
         resets_in_window: u32::try_from(counted(recent, o.effective, now).len()).unwrap_or(u32::MAX),
         episode_over: well && over.is_none(),
         held,

@@ -5,7 +5,7 @@ use crate::decide::{Inventory, Observed};
 use crate::fleet::budget;
 use crate::gate::{self, Blocked, HARMLESS_TO_START, Look};
 use crate::journal::capped;
-use crate::time::Now;
+use crate::time::{Now, to_seconds};
 use defib_api::{PowerState, Trigger};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -30,6 +30,15 @@ pub enum Power {
     LookCloser,
     /// Start it.
     Start,
+}
+
+/// Since when Proxmox says what it says of a VM's power; none where it was never seen to change.
+pub fn power_since(o: &Observed<'_>, now: Now) -> Option<Timestamp> {
+    let old = o.vm.status.as_ref();
+    match (&o.inventory, old.and_then(|s| s.power.as_deref())) {
+        (Inventory::Row { status, .. }, Some(before)) if before != *status => Some(to_seconds(now.wall)),
+        _ => old.and_then(|s| s.power_since),
+    }
 }
 
 /// Decides on the power of a VM.

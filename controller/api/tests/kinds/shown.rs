@@ -48,6 +48,7 @@ fn full_status(message: usize) -> ManagedVMStatus {
             .into(),
         node: Some("pve-rack2-node07".into()),
         power: Some("running".into()),
+        power_since: Some(ago(86_400)),
         recent_starts: (0..10).map(|n| ago(80_000 - n * 1_000)).collect(),
         identity: Some("9c5b94b1-35ad-49bb-b118-8e8fc24abf80".into()),
         heartbeat: Some(HeartbeatStatus {

@@ -7,7 +7,7 @@ use crate::gate::{self, Blocked, Closer};
 use crate::journal::Step;
 use crate::life::{Life, Unarmed, Vital, identity};
 use crate::observer::Trouble;
-use crate::power::Power;
+use crate::power::{Power, power_since};
 use crate::time::{Now, seconds, to_seconds};
 
 /// The six conditions.
@@ -25,7 +25,7 @@ pub(super) fn conditions(
     let allowed = reset_allowed(o, vital, life, next, blocked, now);
     let resetting = resetting(o, next);
     let adopted = adopted(o);
-    let off = stopped(power);
+    let off = stopped(o, power, now);
     let ready = ready(o, life, &fresh, &within, &allowed, &resetting, &adopted, off);
     let ready = boot_loop(o, ready, now);
     vec![ready, fresh, within, allowed, resetting, adopted]
@@ -246,14 +246,15 @@ fn adopted(o: &Observed<'_>) -> Draft {
 }
 
 /// Of a VM that is off: what becomes of that.
-fn stopped(power: &Power) -> Option<String> {
+fn stopped(o: &Observed<'_>, power: &Power, now: Now) -> Option<String> {
     let why = match power {
         Power::On => return None,
         Power::Unmanaged => "it is not started, because powerState is Unmanaged".into(),
         Power::Blocked(b) => format!("powerState is Running, and it is not started yet: {} ({})", b.message, b.reason),
         Power::LookCloser | Power::Start => "powerState is Running, and it is started now".into(),
     };
-    Some(format!("Proxmox says that the VM is stopped; {why}"))
+    let since = power_since(o, now).map_or_else(String::new, |at| format!(" since {}", to_seconds(at)));
+    Some(format!("Proxmox says that the VM is stopped{since}; {why}"))
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is one of the other conditions")]

@@ -128,6 +128,30 @@ fn what_keeps_it_off_is_said_in_its_state() {
 }
 
 #[test]
+fn since_when_it_is_off_is_said_where_it_was_seen_to_go_off() {
+    let was = |power: &str, since: Option<u64>| {
+        off().status(|s| {
+            s.power = Some(power.into());
+            s.power_since = since.map(|at| wall(at as i64));
+        })
+    };
+    let cases = [
+        ("it was never seen before", off().status(|s| s.power = None), None),
+        ("it went off just now", was("running", Some(NOW - 90_000)), Some(NOW)),
+        ("it is off since then", was("stopped", Some(NOW - 600)), Some(NOW - 600)),
+        ("it was off when Defib first saw it", was("stopped", None), None),
+    ];
+    for (case, scene, since) in cases {
+        let decision = scene.decide();
+        let since = since.map(|at| wall(at as i64));
+        assert_eq!(decision.power_since, since, "{case}");
+        let said = since.map_or("is stopped;".into(), |at| format!("is stopped since {at};"));
+        let ready = condition(&decision, kind::READY);
+        assert!(ready.message.contains(&said), "{case}: {}", ready.message);
+    }
+}
+
+#[test]
 fn what_does_not_keep_it_off() {
     let cases = [
         ("the cap of resets is reached", looked().resets_ago(&[5_000, 4_000, 3_000])),

@@ -58,6 +58,7 @@ pub async fn status(ctx: &Context, facts: &Facts, decision: &Decision) -> Result
     if let Some((node, power)) = facts.row() {
         set("node", old.node.as_deref() != Some(node), json!(node));
         set("power", old.power.as_deref() != Some(power), json!(power));
+        set("powerSince", old.power_since != decision.power_since, json!(decision.power_since));
     }
     set("episode", decision.episode_over, Value::Null);
     if changed.is_empty() {

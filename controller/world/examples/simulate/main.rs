@@ -27,6 +27,9 @@ struct Arguments {
     /// The first of them.
     #[arg(long, default_value_t = 0)]
     first_seed: u64,
+    /// Begin no other seed after so many minutes: a long run ends with a count all the same.
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Tell what happened to each VM.
     #[arg(long)]
     transcript: bool,
@@ -110,28 +113,33 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         });
     }
-    let (next, bad, posts, out) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
+    let (next, lived, bad, posts) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let out = Mutex::new(());
+    let late = || arguments.minutes.is_some_and(|minutes| began.elapsed().as_secs() >= minutes * 60);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                loop {
+                // A seed that was taken is lived through: there is no gap among them.
+                while !late() {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= arguments.seeds {
                         return;
                     }
                     let (well, sent) = one(arguments.first_seed + n, &arguments, &out);
+                    lived.fetch_add(1, Ordering::Relaxed);
                     bad.fetch_add(u64::from(!well), Ordering::Relaxed);
                     posts.fetch_add(sent as u64, Ordering::Relaxed);
                 }
             });
         }
     });
-    let (bad, posts, took) = (bad.into_inner(), posts.into_inner(), began.elapsed());
+    let (lived, bad, posts, took) = (lived.into_inner(), bad.into_inner(), posts.into_inner(), began.elapsed());
     println!(
-        "{} worlds of ten minutes in {:.1} s ({:.0} ms each), {posts} resets sent: {}",
-        arguments.seeds,
+        "{lived} worlds of ten minutes{}, from seed {} on, in {:.1} s ({:.0} ms each), {posts} resets sent: {}",
+        if arguments.twice { ", each twice" } else { "" },
+        arguments.first_seed,
         took.as_secs_f64(),
-        took.as_secs_f64() * 1000.0 * threads as f64 / arguments.seeds.max(1) as f64,
+        took.as_secs_f64() * 1000.0 * threads as f64 / lived.max(1) as f64,
         if bad == 0 {
             "all well".to_owned()
         } else {
