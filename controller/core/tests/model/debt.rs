@@ -10,7 +10,7 @@ use crate::world::{At, By, FENCE, Guest, ORPHANED, Pay, RUNS_FOR, Record, STOPPE
 pub enum Due {
     /// Brings the VMReset to what the journal says.
     Copy,
-    /// Looks at the VMReset, its ManagedVM and the VM.
+    /// Looks at the VMReset, its ManagedVM and the VM. The connection for a start is open by then.
     Look,
     /// The same, at the end of a process that is asked to end: it has no time to wait for the journal, and may have lost the lease.
     LookAtTheEnd,
@@ -38,7 +38,7 @@ impl Model {
                 return;
             }
             Pay::SawOff(_) => steps.extend([true, false].map(|taken| Due::Start { taken })),
-            Pay::Asked => steps.push(Due::WriteAsked),
+            Pay::Asked { .. } => steps.push(Due::WriteAsked),
             Pay::SawPaid => steps.push(Due::Strike),
             Pay::Struck | Pay::SawNothingOwed => steps.push(Due::LetGo),
         }
@@ -62,7 +62,8 @@ impl Model {
                 if taken && closed {
                     return None;
                 }
-                vm.pays[c] = Pay::Asked;
+                let paid = taken && self.protocol.paid == Paid::StartTaskEnded;
+                vm.pays[c] = Pay::Asked { paid };
                 if taken {
                     w.wrong.unowed = vm.guest == Guest::Off(By::Person(STOPPED));
                     vm.start = Some(0);
@@ -70,15 +71,13 @@ impl Model {
             }
             Due::WriteAsked => {
                 let vm = &mut w.vms[v];
-                vm.pays[c] = Pay::Idle;
+                let paid = vm.pays[c] == Pay::Asked { paid: true };
+                vm.pays[c] = if paid { Pay::SawPaid } else { Pay::Idle };
                 // The whole debt is written.
                 if let Some(record) = &mut vm.record {
                     record.owed = true;
                     record.asked = true;
                     record.age = 0;
-                    if self.protocol.paid == Paid::StartTaskEnded {
-                        vm.pays[c] = Pay::SawPaid;
-                    }
                 }
             }
             Due::Strike => {

@@ -182,8 +182,8 @@ pub enum Pay {
     Idle,
     /// The VM was off, so many ticks ago.
     SawOff(u8),
-    /// Proxmox was asked to start it.
-    Asked,
+    /// Proxmox was asked to start it, which may count as paid.
+    Asked { paid: bool },
     /// It runs, and has done so for long enough.
     SawPaid,
     /// The debt is struck out: the record may go.
