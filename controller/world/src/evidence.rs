@@ -366,6 +366,11 @@ fn journal(writes: &[Write], vm: usize) -> Vec<Entry> {
 fn sent(post: &Post, vm: usize, journals: &[Vec<Entry>]) -> Sent {
     let journal = &journals[vm];
     let known = journal.partition_point(|entry| entry.at <= post.sent);
+    // A person who deletes a ManagedVM just as its request leaves takes the journal with it: it was there, and how long before is looked at elsewhere.
+    let deleted = journal[..known]
+        .last()
+        .is_some_and(|entry| entry.current.is_none() && entry.process.is_none() && entry.before.is_some());
+    let known = known - usize::from(deleted);
     let last = known.checked_sub(1).and_then(|n| journal.get(n));
     let current = last.and_then(|entry| entry.current.clone());
     let name = current.as_ref().map(|c| text(c, "name").to_owned());

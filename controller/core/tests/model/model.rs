@@ -1,10 +1,13 @@
 //! The model for the checker: what can happen, and what must hold.
 
+use crate::debt::Due;
 use crate::protocol::{LastCheck, Protocol};
 use crate::steps::Step;
 use crate::world::{
-    At, BOOT, EXPIRES, FENCE, FOREIGN_INTENT, Guest, HELD_FOR, LEASE, PROXMOX_HOLDS, Stage, TIMEOUT, Vm, WELL, World, Wrong, Wrongs,
+    At, BOOT, By, EXPIRES, FENCE, FOREIGN_INTENT, Guest, HELD_FOR, LEASE, PROXMOX_HOLDS, Pay, STOPPED, Stage, TIMEOUT, Told, Vm, WELL,
+    World, Wrong, Wrongs,
 };
+use defib_api::StepAction;
 use stateright::Property;
 
 /// A protocol in a small world.
@@ -26,11 +29,22 @@ pub struct Scenario {
     pub max_resets: u8,
     /// Guests hang and come back at any time. Otherwise they hang from the beginning, until they are reset.
     pub guests_move: bool,
+    /// What is done to a VM that hangs. Of a power cycle there is one only: it has its VMReset for itself.
+    pub action: StepAction,
+    /// A person may delete a ManagedVM at any time.
+    pub deletes: bool,
+    /// A person may stop a VM of which nothing is under way, for good.
+    pub people: bool,
+    /// Both controllers decide; otherwise the second one only goes on with what the first has begun.
+    pub both_decide: bool,
+    /// It begins with a VM that was stopped, and is owed its start.
+    pub stopped: bool,
 }
 
-/// The four worlds that are searched.
+/// The worlds that are searched.
 pub mod scenarios {
     use super::Scenario;
+    use defib_api::StepAction;
 
     pub const ONE_VM: Scenario = Scenario {
         name: "one VM, one reset allowed, two controllers",
@@ -39,6 +53,11 @@ pub mod scenarios {
         parallel: true,
         max_resets: 1,
         guests_move: true,
+        action: StepAction::Reset,
+        deletes: false,
+        people: false,
+        both_decide: true,
+        stopped: false,
     };
     pub const ONE_VM_TWICE: Scenario = Scenario {
         name: "one VM, two resets allowed, two controllers",
@@ -58,6 +77,26 @@ pub mod scenarios {
         parallel: false,
         ..TWO_VMS
     };
+    pub const POWER_CYCLE: Scenario = Scenario {
+        name: "one VM that is stopped and started, one controller, a ManagedVM that is deleted",
+        controllers: 1,
+        action: StepAction::PowerCycle,
+        deletes: true,
+        ..ONE_VM
+    };
+    pub const POWER_CYCLE_AND_TAKEOVER: Scenario = Scenario {
+        name: "one VM that is stopped and started, two controllers, a ManagedVM that is deleted",
+        controllers: 2,
+        guests_move: false,
+        both_decide: false,
+        ..POWER_CYCLE
+    };
+    pub const STOPPED_BY_PEOPLE: Scenario = Scenario {
+        name: "one VM that was stopped and is owed its start, two controllers, a person who stops it again",
+        people: true,
+        stopped: true,
+        ..POWER_CYCLE_AND_TAKEOVER
+    };
 }
 
 /// What a search looks for.
@@ -76,12 +115,26 @@ pub enum Search {
 pub enum Action {
     /// A controller takes a step about a VM.
     Controller(usize, Step, usize),
+    /// A controller takes a step about the start that is owed to a VM.
+    Pays(usize, Due, usize),
     /// A controller's process ends and starts again.
     Restarts(usize),
     /// It takes the lease.
     TakesLease(usize),
     /// Proxmox carries out the request it has taken.
-    ProxmoxResets(usize),
+    ProxmoxCarriesOut(usize),
+    /// Proxmox HA has taken it: there is a task, which has ended, and the VM goes off only then.
+    ProxmoxAccepts(usize),
+    /// Proxmox starts the VM, if it is off.
+    ProxmoxStarts(usize),
+    /// It cannot.
+    ProxmoxFailsToStart(usize),
+    /// A person deletes the ManagedVM.
+    Deletes(usize),
+    /// What belonged to it and is not held goes, too.
+    Collects(usize),
+    /// A person stops the VM.
+    PersonStops(usize),
     /// A guest stops without a word, or does not come up.
     Hangs(usize),
     /// It comes back by itself.
@@ -113,7 +166,8 @@ impl stateright::Model for Model {
         } else {
             Guest::Hung
         };
-        vec![World::new(self.scenario.vms, guest)]
+        let world = World::new(self.scenario.vms, guest);
+        vec![if self.scenario.stopped { world.with_vms_stopped() } else { world }]
     }
 
     fn actions(&self, w: &World, actions: &mut Vec<Action>) {
@@ -126,6 +180,11 @@ impl stateright::Model for Model {
             for v in 0..w.vms.len() {
                 self.steps(w, c, v, &mut steps);
                 actions.extend(steps.drain(..).map(|s| Action::Controller(c, s, v)));
+                if self.owes() {
+                    let mut due = Vec::new();
+                    self.due(w, c, v, &mut due);
+                    actions.extend(due.into_iter().map(|d| Action::Pays(c, d, v)));
+                }
             }
             actions.push(Action::Restarts(c));
             // When its holder has not renewed it for long.
@@ -135,12 +194,24 @@ impl stateright::Model for Model {
         }
         for (v, vm) in w.vms.iter().enumerate() {
             if vm.request.is_some() {
-                actions.push(Action::ProxmoxResets(v));
+                actions.push(Action::ProxmoxCarriesOut(v));
+                if self.owes() {
+                    actions.push(Action::ProxmoxAccepts(v));
+                }
+            }
+            if vm.start.is_some() {
+                actions.extend([Action::ProxmoxStarts(v), Action::ProxmoxFailsToStart(v)]);
+            }
+            if self.scenario.deletes {
+                actions.extend([Action::Deletes(v), Action::Collects(v)]);
+            }
+            if self.scenario.people {
+                actions.push(Action::PersonStops(v));
             }
             match vm.guest {
                 Guest::Alive(_) if self.scenario.guests_move => actions.push(Action::Hangs(v)),
                 Guest::Hung if self.scenario.guests_move => actions.push(Action::ComesBack(v)),
-                Guest::Alive(_) | Guest::Hung => {}
+                Guest::Alive(_) | Guest::Hung | Guest::Off(_) => {}
                 Guest::Booting(_) => actions.extend([Action::Boots(v), Action::Hangs(v)]),
             }
         }
@@ -154,10 +225,44 @@ impl stateright::Model for Model {
             Action::Controller(c, step, v) => self.step(&mut next, c, v, step)?,
             Action::Restarts(c) => self.restart(&mut next, c),
             Action::TakesLease(c) => self.take_lease(&mut next, c),
-            Action::ProxmoxResets(v) => {
+            Action::Pays(c, due, v) => self.pay(&mut next, c, v, due)?,
+            Action::ProxmoxCarriesOut(v) => {
                 let vm = next.vms.get_mut(v)?;
                 vm.task = vm.request.take()?.attempt;
-                vm.guest = Guest::Booting(0);
+                vm.guest = match vm.guest {
+                    Guest::Off(by) => Guest::Off(by),
+                    _ if self.owes() => Guest::Off(By::Us),
+                    _ => Guest::Booting(0),
+                };
+            }
+            Action::ProxmoxAccepts(v) => {
+                let vm = next.vms.get_mut(v)?;
+                let attempt = vm.request?.attempt;
+                if std::mem::replace(&mut vm.task, attempt) == attempt {
+                    return None;
+                }
+            }
+            Action::ProxmoxStarts(v) => {
+                let vm = next.vms.get_mut(v)?;
+                vm.start.take()?;
+                if matches!(vm.guest, Guest::Off(_)) {
+                    vm.guest = Guest::Booting(0);
+                }
+            }
+            Action::ProxmoxFailsToStart(v) => {
+                next.vms.get_mut(v)?.start.take()?;
+            }
+            Action::Deletes(v) => {
+                let vm = next.vms.get_mut(v).filter(|vm| !vm.deleted)?;
+                self.delete(vm);
+            }
+            Action::Collects(v) => {
+                let vm = next.vms.get_mut(v).filter(|vm| vm.deleted)?;
+                vm.record.take_if(|record| !record.held)?;
+            }
+            Action::PersonStops(v) => {
+                let vm = next.vms.get_mut(v).filter(|vm| vm.is_left_alone())?;
+                vm.guest = Guest::Off(By::Person(0));
             }
             Action::Hangs(v) => next.vms.get_mut(v)?.guest = Guest::Hung,
             Action::ComesBack(v) | Action::Boots(v) => next.vms.get_mut(v)?.guest = Guest::Alive(0),
@@ -173,6 +278,10 @@ impl stateright::Model for Model {
             Property::always("no VM is reset twice", |_, w: &World| !w.wrong.double),
             Property::always("no more resets at once than the budget allows", |_, w: &World| !w.wrong.budget),
             Property::always("no more resets than the cap allows", |_, w: &World| !w.wrong.cap),
+            Property::always("no VM is started that a person stopped", |_, w: &World| !w.wrong.unowed),
+            Property::always("no VM that was stopped by us stays off", |model: &Self, w: &World| {
+                !model.stays_off(w)
+            }),
         ];
         let happens = [
             Property::sometimes("a hung VM is reset and recovers, and the journal is empty", |_, w: &World| {
@@ -193,6 +302,8 @@ impl stateright::Model for Model {
             }),
         ];
         match self.search {
+            Search::All if self.scenario.stopped => never.into_iter().chain(happens_to_one_that_was_stopped()).collect(),
+            Search::All if self.owes() => never.into_iter().chain(happens_to_a_power_cycle()).collect(),
             Search::All => never.into_iter().chain(happens).collect(),
             Search::For(wrong) => never.into_iter().nth(wrong as usize).into_iter().collect(),
             Search::DeadEnd => vec![Property::always("it ends well", |model: &Self, w: &World| model.ends_well(w))],
@@ -200,7 +311,53 @@ impl stateright::Model for Model {
     }
 }
 
+fn happens_to_one_that_was_stopped() -> [Property<Model>; 1] {
+    [Property::sometimes("a VM is started, and stopped by a person", |_, w: &World| {
+        w.vms.iter().all(|vm| vm.guest == Guest::Off(By::Person(STOPPED)))
+    })]
+}
+
+fn happens_to_a_power_cycle() -> [Property<Model>; 4] {
+    [
+        Property::sometimes(
+            "a hung VM is stopped and started and recovers, and nothing is owed",
+            |_, w: &World| {
+                w.vms.iter().all(|vm| {
+                    let paid = vm.record.is_some_and(|record| !record.held && !record.owed);
+                    vm.resets == 1 && vm.guest == Guest::Alive(WELL) && vm.journal.is_none() && vm.counted == 1 && paid
+                })
+            },
+        ),
+        Property::sometimes(
+            "a VM runs again whose reset is over, and its start is still owed",
+            |_, w: &World| {
+                w.vms.iter().any(|vm| {
+                    let owed = vm.record.is_some_and(|record| record.owed);
+                    vm.resets == 1 && matches!(vm.guest, Guest::Alive(_)) && vm.journal.is_none() && owed
+                })
+            },
+        ),
+        Property::sometimes("a stop whose answer was lost is found", |_, w: &World| {
+            w.vms.iter().any(|vm| {
+                let running = vm.journal.is_some_and(|j| j.stage == Stage::Running && j.attempt == vm.task);
+                running && vm.works.iter().all(|work| work.at == At::Idle)
+            })
+        }),
+        Property::sometimes("a start is owed although nothing was sent", |_, w: &World| {
+            w.vms.iter().any(|vm| {
+                let owed = vm.record.is_some_and(|record| record.owed && record.told == Told::Ended);
+                owed && vm.resets == 0
+            })
+        }),
+    ]
+}
+
 impl Model {
+    /// Whether what is done to a VM leaves it off, and a start is owed to it.
+    pub fn owes(&self) -> bool {
+        self.scenario.action.owes_start()
+    }
+
     /// Time goes on, unless something is due first: delays have bounds.
     fn tick(&self, w: &mut World, decider: Decider) -> Option<()> {
         let grow = |age: &mut u8, most: u8| *age = (*age + 1).min(most);
@@ -211,16 +368,25 @@ impl Model {
         let stood_still = decider == Decider::StoodStill;
         let hears = !stood_still && w.lease_age < HELD_FOR;
         for vm in &mut w.vms {
-            if vm.request.is_some_and(|r| r.age == PROXMOX_HOLDS) || vm.guest == Guest::Booting(BOOT) {
+            let held = [vm.request.map(|r| r.age), vm.start];
+            if held.contains(&Some(PROXMOX_HOLDS)) || vm.guest == Guest::Booting(BOOT) {
                 return None;
             }
+            if let Some(age) = &mut vm.start {
+                *age += 1;
+            }
+            if let Some(record) = &mut vm.record {
+                record.tick(self.scenario.deletes);
+            }
+            vm.pays.iter_mut().for_each(Pay::tick);
             if let Some(request) = &mut vm.request {
                 request.age += 1;
             }
             match &mut vm.guest {
                 Guest::Alive(age) => grow(age, WELL),
                 Guest::Booting(age) => *age += 1,
-                Guest::Hung => {}
+                Guest::Off(By::Person(age)) => grow(age, STOPPED),
+                Guest::Hung | Guest::Off(By::Us) => {}
             }
             let heard = hears && matches!(vm.guest, Guest::Alive(_));
             if heard || !hears {
@@ -232,7 +398,10 @@ impl Model {
                 grow(&mut journal.age, FOREIGN_INTENT);
             }
             for (c, work) in vm.works.iter_mut().enumerate() {
-                if matches!(work.at, At::Decided | At::Intended | At::Listed | At::Connected) {
+                if matches!(
+                    work.at,
+                    At::Decided | At::Intended | At::Listed | At::Recorded | At::Owed | At::Connected
+                ) {
                     grow(&mut work.age, EXPIRES);
                     let noticed = heard || (stood_still && self.protocol.last_check == LastCheck::Whole);
                     if c == w.decider && noticed {

@@ -2,7 +2,7 @@
 //! is only data.
 
 use crate::model::Scenario;
-use crate::model::scenarios::{ONE_VM, ONE_VM_TWICE, TWO_VMS};
+use crate::model::scenarios::{ONE_VM, ONE_VM_TWICE, POWER_CYCLE, STOPPED_BY_PEOPLE, TWO_VMS};
 use crate::world::Wrong;
 
 /// How a reset is carried out.
@@ -23,6 +23,12 @@ pub struct Protocol {
     pub counted: Counted,
     pub recovered: Recovered,
     pub withdrawal: Withdrawal,
+    pub debt_kept: DebtKept,
+    pub debt_written: DebtWritten,
+    pub debt_checked: DebtChecked,
+    pub let_go: LetGo,
+    pub paid: Paid,
+    pub started: Started,
 }
 
 /// What comes first.
@@ -128,7 +134,63 @@ pub enum Withdrawal {
     OfAName,
 }
 
-/// Rule 5 as it is.
+/// Where it stands that a VM is owed a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DebtKept {
+    /// In its VMReset, which is held by a finalizer.
+    InVMReset,
+    /// In the ManagedVM, with which it goes.
+    InManagedVM,
+    /// In the process that has stopped the VM.
+    InMemory,
+}
+
+/// When it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DebtWritten {
+    BeforeTheStop,
+    AfterTheStop,
+}
+
+/// Whether the VMReset is looked at when the debt was written into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DebtChecked {
+    /// It must still be held, or nothing is sent.
+    Held,
+    /// A write that was answered is enough.
+    Written,
+}
+
+/// Which VMReset its finalizer is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetGo {
+    /// One that has no debt in the very version that is changed.
+    WithoutDebt,
+    /// One that had none when it was looked at.
+    AsSeen,
+}
+
+/// What pays it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paid {
+    /// The VM runs, long after the last answer of Proxmox.
+    RunsForLong,
+    /// The VM is seen to run after its stop was answered.
+    SeenToRun,
+    /// A start was answered: Proxmox has a task of it, which ends.
+    StartTaskEnded,
+}
+
+/// Which VM is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// One that is owed it.
+    WhatIsOwed,
+    /// Any that is off.
+    WhateverIsOff,
+}
+
+/// Rules 5 and 8 as they are.
 pub const REAL: Protocol = Protocol {
     name: "**the protocol of Defib**",
     order: Order::IntentFirst,
@@ -143,17 +205,26 @@ pub const REAL: Protocol = Protocol {
     counted: Counted::Intended,
     recovered: Recovered::ByNewBoot,
     withdrawal: Withdrawal::OfOneIntent,
+    debt_kept: DebtKept::InVMReset,
+    debt_written: DebtWritten::BeforeTheStop,
+    debt_checked: DebtChecked::Held,
+    let_go: LetGo::WithoutDebt,
+    paid: Paid::RunsForLong,
+    started: Started::WhatIsOwed,
 };
 
-/// Simpler protocols, each of which goes wrong: how, and in which scenario that shows. The README has them as a table.
-pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
+/// A simpler protocol, and how it goes wrong, in which scenario.
+pub type Simpler = (Protocol, &'static [(Wrong, Scenario)]);
+
+/// Protocols that are simpler than rule 5, each of which goes wrong. The README has them as a table.
+pub const SIMPLER: [Simpler; 11] = [
     (
         Protocol {
             name: "reset first, write it down then",
             order: Order::RequestFirst,
             ..REAL
         },
-        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS), (Wrong::LeftOff, POWER_CYCLE)],
     ),
     (
         Protocol {
@@ -162,7 +233,7 @@ pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
             written: Written::Blindly,
             ..REAL
         },
-        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+        &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS), (Wrong::LeftOff, POWER_CYCLE)],
     ),
     (
         Protocol {
@@ -186,7 +257,12 @@ pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
             last_check: LastCheck::Missing,
             ..REAL
         },
-        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM_TWICE), (Wrong::Budget, TWO_VMS)],
+        &[
+            (Wrong::Healthy, ONE_VM),
+            (Wrong::Double, ONE_VM_TWICE),
+            (Wrong::Budget, TWO_VMS),
+            (Wrong::LeftOff, POWER_CYCLE),
+        ],
     ),
     (
         Protocol {
@@ -202,7 +278,13 @@ pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
             sent_on: SentOn::AnyConnection,
             ..REAL
         },
-        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM_TWICE), (Wrong::Budget, TWO_VMS)],
+        &[
+            (Wrong::Healthy, ONE_VM),
+            (Wrong::Double, ONE_VM_TWICE),
+            (Wrong::Budget, TWO_VMS),
+            (Wrong::LeftOff, POWER_CYCLE),
+            (Wrong::Unowed, STOPPED_BY_PEOPLE),
+        ],
     ),
     (
         Protocol {
@@ -210,7 +292,12 @@ pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
             ambiguous: Ambiguous::SentAgain,
             ..REAL
         },
-        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+        &[
+            (Wrong::Healthy, ONE_VM),
+            (Wrong::Double, ONE_VM),
+            (Wrong::Budget, TWO_VMS),
+            (Wrong::LeftOff, POWER_CYCLE),
+        ],
     ),
     (
         Protocol {
@@ -218,7 +305,12 @@ pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
             resumed: Resumed::BySending,
             ..REAL
         },
-        &[(Wrong::Healthy, ONE_VM), (Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+        &[
+            (Wrong::Healthy, ONE_VM),
+            (Wrong::Double, ONE_VM),
+            (Wrong::Budget, TWO_VMS),
+            (Wrong::LeftOff, POWER_CYCLE),
+        ],
     ),
     (
         Protocol {
@@ -235,5 +327,85 @@ pub const SIMPLER: [(Protocol, &[(Wrong, Scenario)]); 11] = [
             ..REAL
         },
         &[(Wrong::Double, ONE_VM), (Wrong::Budget, TWO_VMS)],
+    ),
+];
+
+/// And than rule 8.
+pub const SIMPLER_DEBTS: [Simpler; 9] = [
+    (
+        Protocol {
+            name: "stop again when the answer to the stop is lost",
+            ambiguous: Ambiguous::SentAgain,
+            ..REAL
+        },
+        &[
+            (Wrong::Healthy, POWER_CYCLE),
+            (Wrong::Double, POWER_CYCLE),
+            (Wrong::LeftOff, POWER_CYCLE),
+        ],
+    ),
+    (
+        Protocol {
+            name: "stop first, write down then that a start is owed",
+            debt_written: DebtWritten::AfterTheStop,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "remember in memory that a start is owed",
+            debt_kept: DebtKept::InMemory,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "write it into the ManagedVM, which may be deleted",
+            debt_kept: DebtKept::InManagedVM,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "write it, and do not look whether the finalizer still holds it",
+            debt_checked: DebtChecked::Written,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "let a VMReset go that owed nothing when it was looked at",
+            let_go: LetGo::AsSeen,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "call the start made when its task has ended",
+            paid: Paid::StartTaskEnded,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "call it made when the VM is first seen to run",
+            paid: Paid::SeenToRun,
+            ..REAL
+        },
+        &[(Wrong::LeftOff, POWER_CYCLE)],
+    ),
+    (
+        Protocol {
+            name: "start whatever is off",
+            started: Started::WhateverIsOff,
+            ..REAL
+        },
+        &[(Wrong::Unowed, STOPPED_BY_PEOPLE)],
     ),
 ];

@@ -2,10 +2,12 @@
 //! controller may do anything. Each step is atomic, as one request to a server is.
 
 use crate::model::Model;
-use crate::protocol::{Ambiguous, Counted, DecidedOn, LastCheck, Order, Recovered, Resumed, SentOn, TakenOver, Withdrawal, Written};
+use crate::protocol::{
+    Ambiguous, Counted, DebtWritten, DecidedOn, LastCheck, Order, Recovered, Resumed, SentOn, TakenOver, Withdrawal, Written,
+};
 use crate::world::{
-    Answer, At, Cached, EXPIRES, Entry, FENCE, FOREIGN_INTENT, Guest, RECOVERY, Request, SEARCH_FOR, Stage, TIMEOUT, WELL, Work, World,
-    Wrongs,
+    Answer, At, Cached, EXPIRES, Entry, FENCE, FOREIGN_INTENT, Guest, RECOVERY, Request, SEARCH_FOR, Stage, TIMEOUT, Told, WELL, Work,
+    World, Wrongs,
 };
 
 /// What a controller does about one VM.
@@ -19,6 +21,10 @@ pub enum Step {
     EnterIntent,
     /// Lists all intents.
     ListIntents,
+    /// Creates the VMReset, held by its finalizer.
+    CreateRecord,
+    /// Writes into it that a start is owed.
+    WriteDebt,
     /// Opens the connection.
     Open,
     /// Looks once more whether to send.
@@ -27,6 +33,8 @@ pub enum Step {
     Post(Fate),
     /// Writes down what was answered.
     Record,
+    /// Strikes the debt out, or takes the VMReset back.
+    TakeRecordBack,
     /// Takes the intent back.
     Withdraw,
     /// Takes it back, but the answer to that write is lost.
@@ -63,14 +71,18 @@ impl Model {
             At::Decided if self.protocol.order == Order::RequestFirst => steps.push(Step::Open),
             At::Decided => steps.push(Step::EnterIntent),
             At::Intended => steps.push(Step::ListIntents),
-            At::Listed => steps.push(Step::Open),
+            At::Listed if self.owes() && self.protocol.debt_written == DebtWritten::BeforeTheStop => steps.push(Step::CreateRecord),
+            At::Recorded => steps.push(Step::WriteDebt),
+            At::Listed | At::Owed => steps.push(Step::Open),
+            At::Late => steps.push(Step::CreateRecord),
             At::Connected => steps.push(Step::LastCheck),
             At::Checked => steps.extend([Fate::Answered, Fate::AnswerLost, Fate::LostOnTheWay, Fate::NotDelivered].map(Step::Post)),
             At::Answered(_) => steps.push(Step::Record),
+            At::Withdrawing if vm.record.is_some() => steps.push(Step::TakeRecordBack),
             At::Withdrawing => steps.extend([Step::Withdraw, Step::WithdrawWithoutAnswer]),
         }
         match vm.works[c].at {
-            At::Idle if w.holds_lease(c) && vm.silence >= TIMEOUT => steps.push(Step::Decide),
+            At::Idle if w.holds_lease(c) && vm.silence >= TIMEOUT && (c == 0 || self.scenario.both_decide) => steps.push(Step::Decide),
             At::Idle => {}
             At::Withdrawing => {}
             _ => steps.push(Step::Fail),
@@ -92,6 +104,8 @@ impl Model {
             Step::Decide => self.decide(w, c, v)?,
             Step::EnterIntent => self.enter_intent(w, c, v),
             Step::ListIntents => self.list_intents(w, c, v),
+            Step::CreateRecord | Step::WriteDebt => self.write_record(w, c, v, step),
+            Step::TakeRecordBack => Self::take_record_back(&mut w.vms[v]),
             Step::Open => {
                 let work = &mut w.vms[v].works[c];
                 work.at = At::Connected;
@@ -108,7 +122,7 @@ impl Model {
         Some(())
     }
 
-    /// Of a VM that is silent, as the decider has witnessed: nothing is under way for it or another, and the cap is not reached.
+    /// Of a VM that is silent, as the decider has witnessed, and on, as Proxmox says: nothing is under way for it or another, and the cap is not reached.
     fn decide(&self, w: &mut World, c: usize, v: usize) -> Option<()> {
         let read = |v: usize| match self.protocol.decided_on {
             DecidedOn::Cache => w.vms[v].caches[c],
@@ -119,6 +133,9 @@ impl Model {
                 newest: true,
             },
         };
+        if w.vms[v].deleted || matches!(w.vms[v].guest, Guest::Off(_)) {
+            return None;
+        }
         let vm = read(v);
         let in_flight = (0..w.vms.len()).any(|other| read(other).busy);
         if in_flight || vm.counted >= self.scenario.max_resets || vm.begun > self.scenario.max_resets {
@@ -136,7 +153,7 @@ impl Model {
     fn enter_intent(&self, w: &mut World, c: usize, v: usize) {
         let vm = &mut w.vms[v];
         let work = vm.works[c];
-        if self.protocol.written == Written::BySwap && !work.unchanged {
+        if vm.deleted || (self.protocol.written == Written::BySwap && !work.unchanged) {
             // 409: somebody wrote in between. What was decided is worth nothing; start again.
             vm.works[c] = Work::default();
             return;
@@ -190,9 +207,10 @@ impl Model {
             vm.resets = (vm.resets + 1).min(self.scenario.max_resets + 1);
             w.wrong = Wrongs {
                 healthy: vm.guest == Guest::Alive(WELL),
-                double: vm.in_reset() || vm.task == attempt,
+                double: vm.in_reset() || vm.in_power_cycle() || vm.task == attempt,
                 budget: others_boot,
                 cap: vm.resets > self.scenario.max_resets,
+                unowed: false,
             };
             vm.request = Some(Request { attempt, age: 0 });
         }
@@ -253,6 +271,9 @@ impl Model {
             // It is not ours any more.
             _ => {}
         }
+        if self.owes() && self.protocol.debt_written == DebtWritten::AfterTheStop {
+            w.vms[v].works[c].at = At::Late;
+        }
     }
 
     /// Writes how far a reset has come.
@@ -312,10 +333,15 @@ impl Model {
             Stage::Running if found => self.reached(w, v, at(Stage::Verifying)),
             Stage::Verifying => {
                 let back = match self.protocol.recovered {
-                    Recovered::ByNewBoot => vm.task == journal.attempt && matches!(vm.guest, Guest::Alive(1..)),
+                    // A task may have ended before the VM goes off, and no boot of before is new.
+                    Recovered::ByNewBoot => vm.task == journal.attempt && vm.request.is_none() && matches!(vm.guest, Guest::Alive(1..)),
                     Recovered::ByTask => true,
                 };
                 if !back && journal.age < RECOVERY {
+                    return None;
+                }
+                if self.owes() && vm.record.is_none_or(|record| record.told != Told::Ended) {
+                    // The end is written into the VMReset first.
                     return None;
                 }
                 if self.protocol.counted == Counted::Ended {
@@ -335,6 +361,7 @@ impl Model {
             vm.works[c] = Work::default();
             vm.caches[c] = Cached::default();
             vm.to_withdraw[c] = 0;
+            self.forget_debt(vm, c);
             if decides {
                 vm.silence = 0;
             }

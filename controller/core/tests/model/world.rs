@@ -20,6 +20,10 @@ pub const FOREIGN_INTENT: u8 = 4;
 pub const PROXMOX_HOLDS: u8 = 1;
 /// A request whose answer was lost is searched for so long (`SEARCH_FOR`).
 pub const SEARCH_FOR: u8 = 2;
+/// A VM that runs for so long after the last answer of Proxmox was not stopped by what it was doing then (`RUNS_FOR`).
+pub const RUNS_FOR: u8 = 2;
+/// When its ManagedVM is gone, nobody follows a stop any more: by then it has arrived or never will, as `stop_answered` counts.
+pub const ORPHANED: u8 = SEARCH_FOR + EXPIRES;
 /// A guest boots for so long at most ...
 pub const BOOT: u8 = 2;
 /// ... and for so long a VM has time to recover (`recoveryDeadlineSeconds`).
@@ -27,6 +31,8 @@ pub const RECOVERY: u8 = 3;
 /// A guest that has lived for so many ticks is well, and must not be reset. A shorter life cannot always be seen: a guest that comes back by itself between the last
 /// check and the request was not heard yet. The fence is what makes that window short.
 pub const WELL: u8 = FENCE;
+/// And one that was stopped by a person so many ticks ago must not be started.
+pub const STOPPED: u8 = FENCE;
 
 /// All that is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,12 +51,16 @@ pub struct World {
 pub enum Wrong {
     /// A VM that was well is reset.
     Healthy,
-    /// A VM is reset that still boots from its last reset, or twice for one attempt.
+    /// A VM is reset or stopped that still boots from its last reset, or twice for one attempt.
     Double,
     /// A VM is reset while another still boots from its reset: more than maxInFlight allows, which is 1 here.
     Budget,
     /// A VM is reset more often than maxResets allows.
     Cap,
+    /// A VM is started that a person has stopped.
+    Unowed,
+    /// A VM that was stopped by us stays off for ever. That is no step, but what follows when faults stop.
+    LeftOff,
 }
 
 /// Which of it a step has done.
@@ -60,6 +70,7 @@ pub struct Wrongs {
     pub double: bool,
     pub budget: bool,
     pub cap: bool,
+    pub unowed: bool,
 }
 
 /// One VM, everywhere.
@@ -86,6 +97,14 @@ pub struct Vm {
     pub caches: [Cached; CONTROLLERS],
     /// The attempt that each controller remembers to withdraw; 0: none.
     pub to_withdraw: [u8; CONTROLLERS],
+    /// The ManagedVM was deleted, and its journal with it.
+    pub deleted: bool,
+    /// The VMReset of the one PowerCycle that there is.
+    pub record: Option<Record>,
+    /// A start that Proxmox has taken and not carried out yet, for so many ticks.
+    pub start: Option<u8>,
+    /// What each controller is doing about the start that is owed.
+    pub pays: [Pay; CONTROLLERS],
 }
 
 /// What runs in the VM.
@@ -97,6 +116,16 @@ pub enum Guest {
     Hung,
     /// It boots after a reset, for so many ticks.
     Booting(u8),
+    /// There is no QEMU.
+    Off(By),
+}
+
+/// Who has stopped a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum By {
+    Us,
+    /// So many ticks ago. Like a guest that comes back by itself, one that is stopped between our look and our start cannot be told.
+    Person(u8),
 }
 
 /// The journal of one VM.
@@ -119,6 +148,48 @@ pub enum Stage {
     Running,
     /// The VM has to prove that it is back.
     Verifying,
+}
+
+/// What of a VMReset has to do with the start that is owed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// It has the finalizer, which holds it when its ManagedVM is deleted, and by which a debt is found.
+    pub held: bool,
+    /// `status.startOwed` is there.
+    pub owed: bool,
+    /// A start was asked for, and that was written.
+    pub asked: bool,
+    pub told: Told,
+    /// Ticks since Proxmox's last answer that is written here; without one, since the intent.
+    pub age: u8,
+}
+
+/// What a VMReset knows of the stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Told {
+    #[default]
+    Nothing,
+    /// Its task.
+    Task,
+    /// Its task has ended, or the search for it was given up.
+    Ended,
+}
+
+/// A controller's work on a start that is owed, between two steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Pay {
+    #[default]
+    Idle,
+    /// The VM was off, so many ticks ago.
+    SawOff(u8),
+    /// Proxmox was asked to start it, which may count as paid.
+    Asked { paid: bool },
+    /// It runs, and has done so for long enough.
+    SawPaid,
+    /// The debt is struck out: the record may go.
+    Struck,
+    /// A record that is held had no debt, and was in no journal.
+    SawNothingOwed,
 }
 
 /// In Proxmox.
@@ -151,9 +222,15 @@ pub enum At {
     Intended,
     /// All intents were listed, and they are not too many.
     Listed,
+    /// The VMReset is there, and held.
+    Recorded,
+    /// It has the debt.
+    Owed,
     Connected,
     Checked,
     Answered(Answer),
+    /// It is to be written down only now that a start is owed.
+    Late,
     Withdrawing,
 }
 
@@ -190,6 +267,10 @@ impl World {
             works: [Work::default(); CONTROLLERS],
             caches: [Cached::default(); CONTROLLERS],
             to_withdraw: [0; CONTROLLERS],
+            deleted: false,
+            record: None,
+            start: None,
+            pays: [Pay::default(); CONTROLLERS],
         };
         Self {
             vms: vec![vm; vms],
@@ -197,6 +278,21 @@ impl World {
             lease_age: 0,
             wrong: Wrongs::default(),
         }
+    }
+
+    /// Each VM was stopped a moment ago, its reset is over, and its start is owed.
+    pub fn with_vms_stopped(mut self) -> Self {
+        for vm in &mut self.vms {
+            vm.guest = Guest::Off(By::Us);
+            (vm.begun, vm.counted, vm.task, vm.resets) = (1, 1, 1, 1);
+            vm.record = Some(Record {
+                held: true,
+                owed: true,
+                told: Told::Ended,
+                ..Record::default()
+            });
+        }
+        self
     }
 
     /// Whether this controller holds the lease, by its own clock.
@@ -209,6 +305,19 @@ impl Vm {
     /// Whether it boots, or is about to.
     pub fn in_reset(&self) -> bool {
         self.request.is_some() || matches!(self.guest, Guest::Booting(_))
+    }
+
+    /// Whether it is on its way from our stop to its start.
+    pub fn in_power_cycle(&self) -> bool {
+        self.guest == Guest::Off(By::Us) || self.start.is_some()
+    }
+
+    /// Whether no reset of it is under way, as everybody can see.
+    pub fn is_left_alone(&self) -> bool {
+        let due = self.record.is_some_and(|record| record.held);
+        let idle = self.works.iter().all(|work| work.at == At::Idle);
+        let on = matches!(self.guest, Guest::Alive(_) | Guest::Hung);
+        on && self.journal.is_none() && !due && self.request.is_none() && idle
     }
 
     /// Another version of the ManagedVM.

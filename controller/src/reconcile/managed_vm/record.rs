@@ -44,7 +44,14 @@ pub async fn open(ctx: &Context, vm: &ManagedVM, intent: &Intent) -> Result<(), 
         start_owed: owes.then(|| start::debt(vm, &intent.current)),
         ..status_of(&intent.current)
     };
-    patch(ctx, vm, &intent.current.name, &status).await
+    let written = patch(ctx, vm, &intent.current.name, &status).await?;
+    if owes && !start::is_owed(&written) {
+        // Its ManagedVM is gone, and who saw the record without its debt has let it go: nothing would keep the debt.
+        return Err(Error::Gone {
+            step: "hold the VMReset until its VM is started",
+        });
+    }
+    Ok(())
 }
 
 /// Of a VM that is only observed: that it would have been reset now.
@@ -65,7 +72,7 @@ pub async fn would_reset(ctx: &Context, vm: &ManagedVM, intent: &Intent, now: No
         attempt: None,
         ..status_of(&intent.current)
     };
-    patch(ctx, vm, &intent.current.name, &status).await
+    patch(ctx, vm, &intent.current.name, &status).await.map(drop)
 }
 
 /// Whether it stands in a record that this VM would have been reset in its present silence.
@@ -199,11 +206,11 @@ async fn write(ctx: &Context, vm: &ManagedVM, current: &CurrentReset, status: &V
                 start_owed: owes.then(|| start::debt(vm, current)),
                 ..status.clone()
             };
-            patch(ctx, vm, &current.name, &status).await
+            patch(ctx, vm, &current.name, &status).await.map(drop)
         }
         // A person deleted the request: the journal goes on without it.
         Err(Error::Gone { .. }) => Ok(()),
-        done => done,
+        done => done.map(drop),
     }
 }
 
@@ -245,9 +252,10 @@ pub async fn pending(ctx: &Context, vm: &ManagedVM, name: &str, message: &str) -
         },
     )
     .await
+    .map(drop)
 }
 
-async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus) -> Result<(), Error> {
+async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus) -> Result<VMReset, Error> {
     let written = call(
         "write the VMReset",
         api(ctx, vm).patch_status(name, &PatchParams::apply(DECIDER), &Patch::Merge(json!({ "status": status }))),
@@ -255,10 +263,10 @@ async fn patch(ctx: &Context, vm: &ManagedVM, name: &str, status: &VMResetStatus
     .await;
     ctx.witness
         .wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
-    written?;
+    let written = written?;
     let now = ctx.clock.now().mono;
     ctx.remember(&vm_key(vm), |m| m.recorded = Some((name.to_owned(), Box::new(status.clone()), now)));
-    Ok(())
+    Ok(written)
 }
 
 /// The record as it follows from the journal alone.

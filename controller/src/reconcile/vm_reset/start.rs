@@ -4,7 +4,7 @@
 use super::super::cache::{get, key_of};
 use super::super::context::Context;
 use super::super::kube_api::{DECIDER, call};
-use super::super::proxmox::{Proxmox, ask_for};
+use super::super::proxmox::{PowerConnection, Proxmox};
 use super::super::{Error, again, at_deadline};
 use defib_api::{CurrentReset, ManagedVM, StartOwed, VMReset};
 use defib_core::start::{OVERDUE, Payment, Seen, asked, pay, stop_answered, told_overdue};
@@ -90,7 +90,9 @@ async fn mark(ctx: &Context, namespace: &str, name: &str, owed: bool) -> Result<
             Err(Error::Gone { .. }) if !owed => return Ok(()),
             read => read?,
         };
-        if is_owed(&live) == owed {
+        // One that owed nothing when it was looked at may owe a start by now, as its debt was just being written: that one is not let go.
+        let in_debt = live.status.as_ref().is_some_and(|s| s.start_owed.is_some());
+        if is_owed(&live) == owed || (in_debt && !owed) {
             return Ok(());
         }
         let mut finalizers = live.finalizers().to_vec();
@@ -126,7 +128,8 @@ pub async fn reconcile(ctx: &Context, reset: &VMReset) -> Result<Action, Error> 
             return Ok(again(UNWRITTEN));
         }
         mark(ctx, &namespace, &name, false).await?;
-        return Ok(Action::await_change());
+        // If it was not let go: the debt in it is no news that would wake us.
+        return Ok(again(UNWRITTEN));
     };
     let vm = get::<ManagedVM>(&ctx.vms, &namespace, &reset.spec.vm_ref.name);
     let orphaned = !vm.as_ref().is_some_and(|vm| has_in_journal(vm, &name));
@@ -154,7 +157,7 @@ pub async fn reconcile(ctx: &Context, reset: &VMReset) -> Result<Action, Error> 
                 EventType::Warning
             };
             tell(ctx, reset, kind, "StartSettled", &format!("VMReset {name}: {message}")).await;
-            Ok(Action::await_change())
+            Ok(again(UNWRITTEN))
         }
     }
 }
@@ -216,7 +219,18 @@ async fn pay_now(ctx: &Context, listed: &VMReset) {
 
 async fn start(ctx: &Context, reset: &VMReset, owed: &StartOwed, vm: &VmOfProxmox) -> Result<(), Error> {
     let (namespace, name) = key_of(reset);
-    let answer = vm.start(owed.vmid).await;
+    let answer = match vm.open().await {
+        Ok((client, node, connection)) => {
+            // This process may have stood still since it looked: meanwhile another one may have started the VM, and a person stopped it. Proxmox closes a connection
+            // that was idle for 5 s, so what is seen from here on is not older than that.
+            if !is_still_due(ctx, reset, owed, client, node).await? {
+                return Ok(());
+            }
+            let answer = connection.post(PowerAction::Start, node, owed.vmid).await;
+            answer.map(|upid| upid.to_string()).map_err(|e| e.to_string())
+        }
+        Err(why) => Err(why),
+    };
     let now = ctx.clock.now();
     let (told, kind) = match &answer {
         Ok(upid) => (upid.clone(), EventType::Normal),
@@ -226,6 +240,17 @@ async fn start(ctx: &Context, reset: &VMReset, owed: &StartOwed, vm: &VmOfProxmo
     let note = format!("VMReset {name}: the VM is off after its stop, and Proxmox is asked to start it: {told}");
     tell(ctx, reset, kind, "StartSent", &note).await;
     write(ctx, &namespace, &name, &asked(owed, &told, now)).await
+}
+
+/// Whether the debt is as it was, and the VM off, now that the connection is open.
+async fn is_still_due(ctx: &Context, reset: &VMReset, owed: &StartOwed, client: &dyn Proxmox, node: &str) -> Result<bool, Error> {
+    let (namespace, name) = key_of(reset);
+    let resets: Api<VMReset> = Api::namespaced(ctx.client.clone(), &namespace);
+    let live = call("read the VMReset", resets.get_opt(&name)).await?.filter(is_owed);
+    if live.and_then(|live| live.status).and_then(|s| s.start_owed).as_ref() != Some(owed) {
+        return Ok(false);
+    }
+    Ok(matches!(there(client, node, owed.vmid).await, Ok(Seen::There { is_on: false, .. })))
 }
 
 /// Tells a person, once, when something keeps a VM from starting.
@@ -302,12 +327,13 @@ impl VmOfProxmox {
         }
     }
 
-    async fn start(&self, vmid: u32) -> Result<String, String> {
+    /// A connection for its start.
+    async fn open(&self) -> Result<(&dyn Proxmox, &str, Box<dyn PowerConnection>), String> {
         let (Some(client), Some(node)) = (&self.client, &self.node) else {
             return Err("the VM was not found".into());
         };
-        let answer = ask_for(client.as_ref(), PowerAction::Start, node, vmid).await;
-        answer.map(|upid| upid.to_string()).map_err(|e| e.to_string())
+        let connection = client.open(Some(node)).await.map_err(|e| e.to_string())?;
+        Ok((client.as_ref(), node, connection))
     }
 
     /// Whether the task of the stop has ended.
