@@ -1,0 +1,79 @@
+//! Specs at random, as their schemas allow them, are declared one after the other for a small fleet, and then the first ones again: all is as it was, nothing was
+//! reset that was well, and nothing ran hot meanwhile.
+//!
+//! The seeds are fixed. `DEFIB_SPECS_SEEDS` has more of them lived through, `DEFIB_SPECS_SEED` one, or so many from that one on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may panic as tests do"
+)]
+
+mod ear;
+mod generate;
+mod judge;
+mod plan;
+mod rules;
+mod settled;
+
+use defib_world::evidence::Evidence;
+use defib_world::run;
+use defib_world::sabotage::Sabotage;
+use ear::Ear;
+use judge::{Most, problems};
+use plan::Story;
+
+/// Stories that are lived through when nobody says otherwise.
+const SEEDS: u64 = 8;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
+/// What is wrong with what comes of a story.
+fn live(story: &Story, sabotage: Option<Sabotage>) -> (Vec<String>, Most) {
+    let ear = Ear::default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let lived = tracing::subscriber::with_default(ear.clone(), || {
+        ear::panics_of(|| {
+            runtime.block_on(async {
+                let world = run::live(story.plan.clone(), sabotage).await;
+                let evidence = Evidence::of(&world);
+                run::end(&world);
+                (evidence, world.clock.instant(defib_world::clock::Time(0)))
+            })
+        })
+    });
+    let ((evidence, start), panics) = lived;
+    let heard = ear.0.lock().unwrap();
+    problems(story, &evidence, &heard, start, &panics)
+}
+
+#[test]
+fn whatever_specs_were_declared_meanwhile_the_first_ones_lead_to_the_same_end() {
+    let seed = number("DEFIB_SPECS_SEED");
+    let count = number("DEFIB_SPECS_SEEDS").unwrap_or(if seed.is_some() { 1 } else { SEEDS });
+    let (mut bad, mut most) = (Vec::new(), Most::default());
+    for seed in seed.unwrap_or(0)..seed.unwrap_or(0) + count {
+        let story = Story::new(seed);
+        let (problems, seen) = live(&story, None);
+        most.reconciles = most.reconciles.max(seen.reconciles);
+        most.writes = most.writes.max(seen.writes);
+        if !problems.is_empty() {
+            let more = problems.len().saturating_sub(12);
+            eprintln!(
+                "==== {}\n{}\n(and {more} more)",
+                story.told(),
+                problems[..problems.len().min(12)].join("\n")
+            );
+            bad.push(seed);
+        }
+    }
+    eprintln!("the most in a minute: {most:?}");
+    assert!(bad.is_empty(), "{} of {count} seeds end badly: {bad:?}", bad.len());
+}
