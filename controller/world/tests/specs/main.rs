@@ -14,6 +14,9 @@ mod ear;
 mod generate;
 mod judge;
 mod plan;
+mod real;
+#[path = "../conformance/real.rs"]
+mod real_server;
 mod rules;
 mod settled;
 
