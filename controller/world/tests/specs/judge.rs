@@ -1,5 +1,6 @@
 //! What must hold of a story.
 
+use crate::Lived;
 use crate::ear::Heard;
 use crate::plan::{Specs, Story, applies};
 use crate::settled::{differences, specs_are_back, state, without_resets};
@@ -29,10 +30,11 @@ pub struct Most {
 }
 
 /// All that is wrong with what came of a story.
-pub fn problems(story: &Story, e: &Evidence, heard: &Heard, start: tokio::time::Instant, panics: &[String]) -> (Vec<String>, Most) {
-    let mut found: Vec<String> = panics.iter().map(|panic| format!("panic: {panic}")).collect();
-    found.extend(heard.logged.iter().map(|(at, text)| format!("{} {text}", time(start, *at))));
-    let calm = story.hangs.is_empty();
+pub fn problems(story: &Story, lived: &Lived) -> (Vec<String>, Most) {
+    let (e, start) = (&lived.evidence, lived.start);
+    let mut found: Vec<String> = lived.panics.iter().map(|panic| format!("panic: {panic}")).collect();
+    found.extend(lived.heard.logged.iter().map(|(at, text)| format!("{} {text}", time(start, *at))));
+    let calm = story.hung.is_none();
     let by_oracles = judge(e)
         .into_iter()
         .filter(|v| calm || (!BY_FIRST_SPECS.contains(&v.oracle) && v.oracle != "S5"));
@@ -40,7 +42,7 @@ pub fn problems(story: &Story, e: &Evidence, heard: &Heard, start: tokio::time::
     found.extend(resets(story, e));
     found.extend(end(story, e));
     let mut most = Most::default();
-    found.extend(loops(heard, start, &mut most));
+    found.extend(loops(&lived.heard, start, &mut most));
     found.extend(writes(e, &mut most));
     (found, most)
 }
@@ -61,11 +63,11 @@ fn end(story: &Story, e: &Evidence) -> Vec<String> {
             found.push(format!("{key} is {} at the end", object["status"]["state"]));
         }
     }
-    for (vm, _) in &story.hangs {
-        let name = &story.plan.vms[*vm].name;
+    if let Some((vm, _)) = story.hung {
+        let name = &story.plan.vms[vm].name;
         without_resets(&mut before, name);
         without_resets(&mut after, name);
-        if let Some(expected) = exhausted(story, e, *vm) {
+        if let Some(expected) = exhausted(story, e, vm) {
             // What a person must lift is said, rightly.
             let said = condition(e.object_at("managedvms", name, e.end).unwrap(), "ResetAllowed").map_or("", |c| text(c, "reason"));
             if said != expected {
@@ -133,7 +135,7 @@ fn resets(story: &Story, e: &Evidence) -> Vec<String> {
     for s in e.posts.iter().filter(|s| s.counts()) {
         let (at, vm) = (s.post.sent, s.vm);
         let mut say = |text: String| found.push(format!("{at}: {} is reset, {text}", e.plan.vms[vm].name));
-        let Some((_, hung)) = story.hangs.iter().find(|(hung, from)| *hung == vm && *from <= at) else {
+        let Some((_, hung)) = story.hung.filter(|(hung, from)| *hung == vm && *from <= at) else {
             say("which is well".into());
             continue;
         };
@@ -148,7 +150,7 @@ fn resets(story: &Story, e: &Evidence) -> Vec<String> {
         if at.since(last) < least {
             say(format!("{:?} after a report, which is less than {least:?}", at.since(last)));
         }
-        if last > *hung
+        if last > hung
             && e.posts
                 .iter()
                 .all(|other| other.vm != vm || !other.counts() || other.post.sent >= last)

@@ -10,6 +10,7 @@
     reason = "helpers of tests may panic as tests do"
 )]
 
+mod doctored;
 mod ear;
 mod generate;
 mod judge;
@@ -20,12 +21,14 @@ mod real_server;
 mod rules;
 mod settled;
 
+use defib_world::clock::Time;
 use defib_world::evidence::Evidence;
 use defib_world::run;
 use defib_world::sabotage::Sabotage;
-use ear::Ear;
+use ear::{Ear, Heard};
 use judge::{Most, problems};
 use plan::Story;
+use tokio::time::Instant;
 
 /// Stories that are lived through when nobody says otherwise.
 const SEEDS: u64 = 8;
@@ -34,27 +37,38 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-/// What is wrong with what comes of a story.
-fn live(story: &Story, sabotage: Option<Sabotage>) -> (Vec<String>, Most) {
+/// What came of a story.
+struct Lived {
+    evidence: Evidence,
+    heard: Heard,
+    panics: Vec<String>,
+    /// When the world began.
+    start: Instant,
+}
+
+fn live(story: &Story, sabotage: Option<Sabotage>) -> Lived {
     let ear = Ear::default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    let lived = tracing::subscriber::with_default(ear.clone(), || {
-        ear::panics_of(|| {
-            runtime.block_on(async {
-                let world = run::live(story.plan.clone(), sabotage).await;
-                let evidence = Evidence::of(&world);
-                run::end(&world);
-                (evidence, world.clock.instant(defib_world::clock::Time(0)))
-            })
+    let run = || {
+        runtime.block_on(async {
+            let world = run::live(story.plan.clone(), sabotage).await;
+            let evidence = Evidence::of(&world);
+            run::end(&world);
+            (evidence, world.clock.instant(Time(0)))
         })
-    });
-    let ((evidence, start), panics) = lived;
-    let heard = ear.0.lock().unwrap();
-    problems(story, &evidence, &heard, start, &panics)
+    };
+    let ((evidence, start), panics) = tracing::subscriber::with_default(ear.clone(), || ear::panics_of(run));
+    let heard = std::mem::take(&mut *ear.0.lock().unwrap());
+    Lived {
+        evidence,
+        heard,
+        panics,
+        start,
+    }
 }
 
 #[test]
@@ -64,7 +78,7 @@ fn whatever_specs_were_declared_meanwhile_the_first_ones_lead_to_the_same_end() 
     let (mut bad, mut most) = (Vec::new(), Most::default());
     for seed in seed.unwrap_or(0)..seed.unwrap_or(0) + count {
         let story = Story::new(seed);
-        let (problems, seen) = live(&story, None);
+        let (problems, seen) = problems(&story, &live(&story, None));
         most.reconciles = most.reconciles.max(seen.reconciles);
         most.writes = most.writes.max(seen.writes);
         if !problems.is_empty() {
