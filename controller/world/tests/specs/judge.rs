@@ -17,6 +17,8 @@ use std::time::Duration;
 const RECONCILES: u64 = 40;
 /// Writes of one object's status by the decider in a minute.
 const WRITES: u64 = 20;
+/// A heartbeat that came at the end of a minute may be written in the next.
+const LATE_BEATS: u64 = 1;
 /// A look at what is declared may be this old when a POST leaves.
 const OLD_LOOK: Duration = Duration::from_secs(40);
 /// Oracles whose numbers are those of the first specs. Where nothing hangs no POST is sent, and they are judged too.
@@ -27,6 +29,16 @@ const BY_FIRST_SPECS: [&str; 4] = ["S1", "S2", "S3", "S4"];
 pub struct Most {
     pub reconciles: u64,
     pub writes: u64,
+}
+
+impl Most {
+    /// The more of both.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            reconciles: self.reconciles.max(other.reconciles),
+            writes: self.writes.max(other.writes),
+        }
+    }
 }
 
 /// All that is wrong with what came of a story.
@@ -207,22 +219,37 @@ fn loops(heard: &Heard, start: tokio::time::Instant, most: &mut Most) -> Vec<Str
         .collect()
 }
 
-/// No status is written all the time. Heartbeats come as often as they are told to.
+/// No status is written all the time.
 fn writes(e: &Evidence, most: &mut Most) -> Vec<String> {
+    let minute = |at: Time| at.0 / 60_000;
     let mut counts: BTreeMap<(&str, &str, u64), u64> = BTreeMap::new();
+    let mut beats: BTreeMap<(usize, u64), u64> = BTreeMap::new();
     for w in e.writes.iter().filter(|w| w.process.is_some()) {
-        let beat = |w: &defib_world::evidence::Write| {
-            let (Some(before), Some(after)) = (&w.before, &w.after) else {
-                return false;
-            };
-            before["status"]["heartbeat"] != after["status"]["heartbeat"]
-        };
-        if !beat(w) {
-            *counts.entry((&w.resource, &w.name, w.at.0 / 60_000)).or_default() += 1;
+        let is_beat = w.before.as_ref().zip(w.after.as_ref()).is_some_and(|(before, after)| {
+            let of = |object: &Value| (object["status"]["heartbeat"].clone(), object["status"]["usage"].clone());
+            of(before) != of(after)
+        });
+        match w.vm.filter(|_| is_beat) {
+            Some(vm) => *beats.entry((vm, minute(w.at))).or_default() += 1,
+            None => *counts.entry((&w.resource, &w.name, minute(w.at))).or_default() += 1,
         }
     }
     most.writes = counts.values().copied().max().unwrap_or_default();
     let many = counts.into_iter().filter(|(_, count)| *count > WRITES);
-    many.map(|((resource, name, minute), count)| format!("{resource}/{name} is written {count} times in minute {minute}"))
-        .collect()
+    let mut found: Vec<String> = many
+        .map(|((resource, name, minute), count)| format!("{resource}/{name} is written {count} times in minute {minute}"))
+        .collect();
+    let mut heard: BTreeMap<(usize, u64), u64> = BTreeMap::new();
+    for h in &e.log.heard {
+        *heard.entry((h.vm, minute(h.at))).or_default() += 1;
+    }
+    for ((vm, minute), count) in beats {
+        let reports = heard.get(&(vm, minute)).copied().unwrap_or_default();
+        if count > reports + LATE_BEATS {
+            found.push(format!(
+                "{count} heartbeats of vm-{vm} are written in minute {minute}, in which {reports} came"
+            ));
+        }
+    }
+    found
 }

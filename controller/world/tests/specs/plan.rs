@@ -1,7 +1,7 @@
 //! A small fleet, what people change of it, and the way back.
 
 use crate::generate::{Generator, difference, schema_of};
-use defib_api::{HealthPolicySpec, ManagedVMSpec};
+use defib_api::{HealthPolicySpec, ManagedVMSpec, Mode};
 use defib_core::policy::{Effective, Found, effective};
 use defib_world::chance::Dice;
 use defib_world::clock::Time;
@@ -37,17 +37,28 @@ pub type Name = (&'static str, String);
 /// Specs by object; none: it is not there.
 pub type Specs = BTreeMap<Name, Option<Value>>;
 
+/// Something that somebody declares: a whole spec, or that an object is not there.
+#[derive(Clone)]
+struct Change {
+    at: Time,
+    name: Name,
+    spec: Option<Value>,
+}
+
 /// All that is done to a fleet.
+#[derive(Clone)]
 pub struct Story {
+    /// With what follows from all below.
     pub plan: Plan,
     /// What was declared at first.
     pub first: Specs,
-    /// What people did, in words.
-    pub steps: Vec<(Time, String)>,
+    changes: Vec<Change>,
+    /// What was done, in words.
+    steps: Vec<(Time, String)>,
     /// What it is at that time is what it must be at the end.
     pub settled: Time,
     /// From then on all is declared as at first.
-    pub back: Time,
+    back: Time,
     /// The guest that hangs, and when.
     pub hung: Option<(usize, Time)>,
 }
@@ -58,70 +69,97 @@ impl Story {
         let mut dice = Dice::new(seed ^ 0x05ec_5000);
         let mut plan = fleet(&mut dice);
         plan.seed = seed;
-        let first: Specs = plan
+        let policies = plan
             .policies
             .iter()
-            .map(|p| (("healthpolicies", p.name.clone()), Some(p.spec.clone())))
-            .chain(plan.vms.iter().map(|vm| (("managedvms", vm.name.clone()), Some(vm.spec.clone()))))
-            .chain([(("healthpolicies", "spare".to_owned()), None)])
-            .collect();
+            .map(|p| (("healthpolicies", p.name.clone()), Some(p.spec.clone())));
+        let vms = plan.vms.iter().map(|vm| (("managedvms", vm.name.clone()), Some(vm.spec.clone())));
+        let spare = (("healthpolicies", "spare".to_owned()), None);
+        let first: Specs = policies.chain(vms).chain([spare]).collect();
         let slow = dice.percent(8);
-        let mut story = Self {
-            plan,
-            steps: Vec::new(),
-            settled: Time::seconds(SETTLED),
-            back: Time::default(),
-            hung: None,
-            first: first.clone(),
-        };
-        let mut specs = first;
-        let mut longest = story.longest(&specs);
-        let mut at = story.settled.plus(Duration::from_millis(1));
+        let settled = Time::seconds(SETTLED);
+        let (mut specs, mut changes) = (first.clone(), Vec::new());
+        let mut longest = told_to_wait(&specs);
+        let mut at = settled.plus(Duration::from_millis(1));
         for _ in 0..dice.between(2, 9) {
-            let (name, new) = loop {
-                let (name, new) = choose(&mut dice, &specs, &story.first, at);
+            let (name, spec) = loop {
+                let (name, spec) = choose(&mut dice, &specs, &first, at);
                 let mut changed = specs.clone();
-                changed.insert(name.clone(), new.clone());
-                if slow || story.longest(&changed) <= SHORT {
-                    break (name, new);
+                changed.insert(name.clone(), spec.clone());
+                if slow || told_to_wait(&changed) <= SHORT {
+                    break (name, spec);
                 }
             };
-            story.declare(at, &mut specs, name, new);
-            longest = longest.max(story.longest(&specs));
+            specs.insert(name.clone(), spec.clone());
+            longest = longest.max(told_to_wait(&specs));
+            changes.push(Change { at, name, spec });
             at = at.plus(dice.seconds(5, 60));
         }
-        if !slow && dice.percent(35) {
-            story.hang(&mut dice, at);
-        }
-        story.back = at;
-        for (name, spec) in story.first.clone() {
-            if specs.get(&name) != Some(&spec) {
-                story.declare(at, &mut specs, name, spec);
-            }
-        }
+        let hangs = !slow && dice.percent(35);
+        let may_hang: Vec<usize> = (0..plan.vms.len()).filter(|vm| is_reset_at_first(&first, &plan, *vm)).collect();
+        let hung = (hangs && !may_hang.is_empty()).then(|| (dice.pick(&may_hang), Time(dice.between(settled.0 + 2, at.0))));
         // An agent comes when it was told to, whatever is declared since, and until then its silence is longer too.
-        let (wait, recovers) = if story.hung.is_none() { (1, 0) } else { (4, RECOVERS) };
-        story.plan.calm = at;
-        story.plan.end = at.plus(Duration::from_secs(longest * wait + SETTLES + recovers));
-        story.plan.events.sort_by_key(|(at, _)| *at);
+        let (wait, recovers) = if hung.is_none() { (1, 0) } else { (4, RECOVERS) };
+        plan.calm = at;
+        plan.end = at.plus(Duration::from_secs(longest * wait + SETTLES + recovers));
+        let mut story = Self {
+            plan,
+            first,
+            changes,
+            steps: Vec::new(),
+            settled,
+            back: at,
+            hung,
+        };
+        story.plan_events();
         story
     }
 
-    /// Somebody declares this; none: deletes it.
-    fn declare(&mut self, at: Time, specs: &mut Specs, name: Name, new: Option<Value>) {
+    /// The same without one change, or without its hang; none where there is nothing more to leave out.
+    pub fn without(&self, n: usize) -> Option<Self> {
+        let mut less = self.clone();
+        if n < self.changes.len() {
+            less.changes.remove(n);
+        } else {
+            (n == self.changes.len()).then(|| less.hung.take())??;
+        }
+        less.plan_events();
+        Some(less)
+    }
+
+    fn plan_events(&mut self) {
+        (self.plan.events, self.steps) = (Vec::new(), Vec::new());
+        let mut specs = self.first.clone();
+        for change in self.changes.clone() {
+            self.declare(change, &mut specs);
+        }
+        for (name, spec) in self.first.clone() {
+            if specs[&name] != spec {
+                self.declare(Change { at: self.back, name, spec }, &mut specs);
+            }
+        }
+        if let Some((vm, at)) = self.hung {
+            self.plan.events.push((at, Event::Hang(vm, 0)));
+            self.steps.push((at, format!("the guest of {} hangs", self.plan.vms[vm].name)));
+        }
+        self.plan.events.sort_by_key(|(at, _)| *at);
+        self.steps.sort_by_key(|(at, _)| *at);
+    }
+
+    fn declare(&mut self, Change { at, name, spec: new }: Change, specs: &mut Specs) {
         let old = specs.insert(name.clone(), new.clone()).flatten();
         let (resource, object) = name;
         let (event, told) = match (&old, &new) {
-            (_, None) => (Event::Remove(resource, object.clone()), format!("{resource}/{object} is deleted")),
+            // It was not there.
+            (None, None) => return,
+            (Some(_), None) => (Event::Remove(resource, object.clone()), format!("{resource}/{object} is deleted")),
             (old, Some(new)) => {
                 let patch = old.as_ref().map_or_else(|| new.clone(), |old| difference(old, new));
                 let told = format!("{resource}/{object}: {}{patch}", if old.is_none() { "made as " } else { "" });
-                let fields = json!({ "spec": patch });
-                let name = object.clone();
                 let event = Event::Declare(Object {
                     resource,
-                    name,
-                    fields,
+                    name: object.clone(),
+                    fields: json!({ "spec": patch }),
                     told: told.clone(),
                 });
                 (event, told)
@@ -137,33 +175,6 @@ impl Story {
                 self.plan.events.push((at, Event::Speaks(vm, Speech { key, ..quiet() })));
             }
         }
-    }
-
-    /// A guest hangs while things are changed: one that the first specs let reset. Of few VMs, two at once may be more than a budget lets through.
-    fn hang(&mut self, dice: &mut Dice, until: Time) {
-        let specs = &self.first;
-        let free = |vm: &usize| {
-            let plan = &self.plan.vms[*vm];
-            let paused = plan.spec["pauses"].as_array().is_some_and(|all| !all.is_empty());
-            !paused && applies(specs, &plan.spec).mode == defib_api::Mode::Enforce
-        };
-        let free: Vec<usize> = (0..self.plan.vms.len()).filter(free).collect();
-        if free.is_empty() {
-            return;
-        }
-        let vm = dice.pick(&free);
-        let at = Time(dice.between(self.settled.0 + 2, until.0));
-        self.hung = Some((vm, at));
-        self.plan.events.push((at, Event::Hang(vm, 0)));
-        self.steps.push((at, format!("the guest of {} hangs", self.plan.vms[vm].name)));
-        self.steps.sort_by_key(|(at, _)| *at);
-    }
-
-    /// The longest that an agent is told to wait for its next report, in seconds.
-    fn longest(&self, specs: &Specs) -> u64 {
-        let vms = specs.iter().filter(|((resource, _), _)| *resource == "managedvms");
-        let told = vms.filter_map(|(_, spec)| Some(applies(specs, spec.as_ref()?).report.as_secs()));
-        told.max().unwrap_or(0)
     }
 
     /// For who wants to know what was done.
@@ -199,6 +210,19 @@ pub fn applies(specs: &Specs, vm: &Value) -> Effective {
     };
     let vm: ManagedVMSpec = serde_json::from_value(vm.clone()).unwrap();
     effective(&vm, found)
+}
+
+/// The longest that an agent is told to wait for its next report, in seconds.
+fn told_to_wait(specs: &Specs) -> u64 {
+    let vms = specs.iter().filter(|((resource, _), _)| *resource == "managedvms");
+    let told = vms.filter_map(|(_, spec)| Some(applies(specs, spec.as_ref()?).report.as_secs()));
+    told.max().unwrap_or(0)
+}
+
+/// Whether a VM that hangs is reset by the first specs.
+fn is_reset_at_first(first: &Specs, plan: &Plan, vm: usize) -> bool {
+    let spec = &plan.vms[vm].spec;
+    spec["pauses"].is_null() && applies(first, spec).mode == Mode::Enforce
 }
 
 /// What somebody declares next.

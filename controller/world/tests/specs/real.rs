@@ -1,9 +1,10 @@
 //! What the generator makes, on a real API server: it takes all of it, and refuses what `rules.rs` would.
 
 use crate::generate::{Generator, difference, schema_of};
-use crate::rules;
+use crate::{real_server, rules};
 use defib_world::chance::Dice;
 use defib_world::declared::json_merge;
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
@@ -21,6 +22,12 @@ fn object(api: &ApiResource, name: &str, spec: &Value) -> DynamicObject {
     object
 }
 
+/// A client of the real server. Worlds are lived through in the same process, and the order of their maps must be chosen first.
+async fn client() -> Client {
+    hash_order::apart(0, || ());
+    real_server::client(real_server::plane()).await
+}
+
 /// A spec to begin with.
 fn least(plural: &str) -> Value {
     match plural {
@@ -31,8 +38,8 @@ fn least(plural: &str) -> Value {
 
 #[tokio::test]
 async fn a_real_server_takes_what_is_made_and_keeps_it_as_it_is() {
-    let client = crate::real_server::client(crate::real_server::plane()).await;
-    crate::real_server::create_namespace(&client, "specs").await;
+    let client = client().await;
+    real_server::create_namespace(&client, "specs").await;
     for (kind, plural) in [("ManagedVM", "managedvms"), ("HealthPolicy", "healthpolicies")] {
         let schema = schema_of(plural);
         let resource = resource(kind, plural);
@@ -67,8 +74,8 @@ async fn a_real_server_takes_what_is_made_and_keeps_it_as_it_is() {
 /// Each rule with values at its edge, as they stand in a whole spec: taken by a real server where `rules.rs` says that it holds, and nowhere else.
 #[tokio::test]
 async fn the_rules_of_this_test_are_those_of_a_real_server() {
-    let client = crate::real_server::client(crate::real_server::plane()).await;
-    crate::real_server::create_namespace(&client, "rules").await;
+    let client = client().await;
+    real_server::create_namespace(&client, "rules").await;
     let beats = |report: u32, timeout: u32| json!({"heartbeat": {"reportSeconds": report, "timeoutSeconds": timeout}});
     let threshold =
         |metric: &str, action: &str| json!({"thresholds": [{"metric": metric, "action": action, "percent": 50, "durationSeconds": 5}]});
