@@ -153,7 +153,7 @@ pub struct ResetPolicy {
     #[schemars(range(min = 1, max = 86400))]
     pub stabilization_seconds: Option<u32>,
     /// Resets before this time no longer count towards maxResets (how a person lifts an exhausted VM), nor boots before it towards a boot loop.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::time::optional", skip_serializing_if = "Option::is_none")]
     pub forgive_before: Option<Timestamp>,
     /// What is looked at, beside silence, before a silent VM is reset. Each field merges by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,6 +199,6 @@ pub struct Pause {
     #[schemars(length(min = 1, max = 256))]
     pub reason: String,
     /// When it ends by itself. Left out: when it is removed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::time::optional", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }

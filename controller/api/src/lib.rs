@@ -10,6 +10,7 @@ mod health_policy;
 mod managed_vm;
 mod proxmox_cluster;
 mod schema;
+mod time;
 mod vm_reset;
 
 pub use common::*;

@@ -48,6 +48,7 @@ pub struct VMResetSpec {
     /// Manual for a request. An Automatic one is the record of one of Defib's own resets; made by hand, it does nothing.
     pub trigger: Trigger,
     /// The request expires at this time, at most 15 minutes ahead, so that an object that comes back from a backup or from Git resets nothing.
+    #[serde(deserialize_with = "crate::time::time")]
     pub not_after: Timestamp,
 }
 

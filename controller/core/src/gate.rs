@@ -12,6 +12,7 @@ use crate::storm::Weather;
 use crate::time::Now;
 use crate::window::Windows;
 use defib_api::{GuestAgentCheck, GuestAgentState, IdentityCheck, Mode, Trigger};
+use jiff::Timestamp;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -190,7 +191,8 @@ pub fn pause(o: &Observed<'_>, now: Now) -> Option<Blocked> {
     .find_map(|(whose, pauses)| {
         let p = standing_pause(pauses, now.wall)?;
         let blocked = |end: &str| Blocked::new("Paused", format!("{whose} is paused by {}: {} ({end})", p.owner, p.reason));
-        Some(match p.expires_at {
+        // The end of time is how tools write that there is none.
+        Some(match p.expires_at.filter(|end| *end < Timestamp::MAX) {
             Some(end) => blocked(&format!("until {end}")).until(now.until(end)),
             None => blocked("until it is removed"),
         })

@@ -125,8 +125,11 @@ impl<'a> People<'a> {
     {
         let fields = self.timed(&object.fields);
         let api = self.api::<K>();
-        if api.get_opt(&object.name).await.expect("read").is_some() {
-            let changed = api.patch(&object.name, &PatchParams::default(), &Patch::Merge(&fields)).await;
+        // People know no types: what the API server takes, they have declared.
+        if api.get_metadata_opt(&object.name).await.expect("read").is_some() {
+            let changed = api
+                .patch_metadata(&object.name, &PatchParams::default(), &Patch::Merge(&fields))
+                .await;
             changed.expect("what a scenario declares is taken");
             return;
         }

@@ -7,6 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSch
 use regex_lite::Regex;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 /// A schema with its patterns compiled.
 #[derive(Debug, Default)]
@@ -205,7 +206,7 @@ impl Schema {
         if self.pattern.as_ref().is_some_and(|pattern| !pattern.is_match(text)) {
             causes.push(Cause::invalid(path, "does not match the pattern"));
         }
-        if self.date_time && text.parse::<jiff::Timestamp>().is_err() {
+        if self.date_time && !is_date_time(text) {
             causes.push(Cause::invalid(path, "is no date-time"));
         }
     }
@@ -234,6 +235,16 @@ impl Schema {
             }
         }
     }
+}
+
+/// As API servers see it, which is less exact than RFC 3339: any sign may stand before a fraction, offsets may be any, and there are no leap seconds.
+fn is_date_time(text: &str) -> bool {
+    static TIME: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new("^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](.[0-9]+)?(z|[+-][0-9]{2}:[0-9]{2})$").ok());
+    let text = text.to_lowercase();
+    let Some((date, time)) = text.split_once('t') else { return false };
+    let is_date = date.len() == 10 && date.as_bytes()[0].is_ascii_digit() && date.parse::<jiff::civil::Date>().is_ok();
+    is_date && TIME.as_ref().is_some_and(|format| format.is_match(time))
 }
 
 impl Type {

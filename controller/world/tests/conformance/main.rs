@@ -5,10 +5,16 @@
 //!
 //! The seeds are fixed. `DEFIB_CONFORMANCE_SEQUENCES` has more of them played, `DEFIB_CONFORMANCE_SEED` one, or so many from that one on.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may panic as tests do"
+)]
 
 mod bodies;
 mod compare;
+mod dates;
 mod garbage;
 mod random;
 mod real;
