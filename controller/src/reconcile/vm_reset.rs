@@ -3,7 +3,7 @@
 
 pub mod start;
 
-use super::cache::Guarded;
+use super::cache::{Guarded, key_of};
 use super::context::Context;
 use super::kube_api::{DECIDER, call};
 use super::managed_vm::VM_LABEL;
@@ -45,7 +45,7 @@ pub async fn reconcile(object: Arc<Guarded<VMReset>>, ctx: Arc<Context>) -> Resu
         return Ok(again(Duration::from_secs(2)));
     }
     if start::is_owed(reset) {
-        return start::reconcile(&ctx, reset).await;
+        return start::reconcile(&ctx, &key_of(reset)).await;
     }
     if reset.spec.trigger == Trigger::Automatic {
         return orphan(&ctx, reset).await;
@@ -124,7 +124,7 @@ pub fn error_policy(object: Arc<Guarded<VMReset>>, error: &Error, ctx: Arc<Conte
 /// The oldest request for this VM that may run.
 pub fn next_request(ctx: &Context, vm: &ManagedVM) -> Option<VMReset> {
     let now = ctx.clock.now().wall;
-    let (namespace, name) = super::cache::key_of(vm);
+    let (namespace, name) = key_of(vm);
     ctx.resets
         .state()
         .iter()

@@ -2,6 +2,7 @@
 
 use super::super::context::Context;
 use super::super::proxmox::ask_for;
+use super::super::vm_reset::start;
 use super::super::{Error, at_deadline};
 use super::attempt::{Withdrawal, power_action, withdraw};
 use super::observe::Facts;
@@ -27,6 +28,9 @@ const SOON: Duration = Duration::from_millis(100);
 
 /// How often a VM that was reset and has not come back is looked at: QEMU may only now do what it was asked for, and not let the guest go on.
 const RESUME_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often a start is looked after that is owed and that the watch does not tell of.
+const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Carries out one step.
 ///
@@ -57,10 +61,11 @@ pub async fn carry_out(ctx: &Context, facts: &Facts, step: &Step, decision: &Dec
             if may_stand {
                 resume(ctx, facts, &current).await;
             }
-            let wait = if may_stand {
-                decision.check_after.min(RESUME_AGAIN)
-            } else {
-                decision.check_after
+            let unwatched = start::in_place_of_the_watch(ctx, &facts.vm, &current).await?;
+            let wait = match (may_stand, unwatched) {
+                (true, _) => decision.check_after.min(RESUME_AGAIN),
+                (_, true) => decision.check_after.min(UNWATCHED),
+                _ => decision.check_after,
             };
             Ok(Progress::Waits(at_deadline(wait)))
         }

@@ -1,7 +1,7 @@
 //! The start that is owed to a VM which a reset stopped (rule 8). It hangs on the VMReset alone: whatever becomes of journal, ManagedVM or this process, a finalizer
 //! keeps the record, with all that is needed, until the VM runs.
 
-use super::super::cache::{get, key_of};
+use super::super::cache::{Key, get, key_of};
 use super::super::context::Context;
 use super::super::kube_api::{DECIDER, call};
 use super::super::proxmox::{PowerConnection, Proxmox};
@@ -118,21 +118,26 @@ async fn mark(ctx: &Context, namespace: &str, name: &str, owed: bool) -> Result<
 ///
 /// # Errors
 /// When it could not be written.
-pub async fn reconcile(ctx: &Context, reset: &VMReset) -> Result<Action, Error> {
-    let (namespace, name) = key_of(reset);
+pub async fn reconcile(ctx: &Context, (namespace, name): &Key) -> Result<Action, Error> {
+    // Live, as a watch may be frozen for a minute: by the record of before, the stop would not have ended yet, or Proxmox not have been asked.
+    let resets: Api<VMReset> = Api::namespaced(ctx.client.clone(), namespace);
+    let live = call("read the VMReset", resets.get_opt(name)).await?;
+    let Some(reset) = &live.filter(is_owed) else {
+        return Ok(Action::await_change());
+    };
     let Some(owed) = reset.status.as_ref().and_then(|s| s.start_owed.as_ref()) else {
         // Either it is about to be written, before anything is sent, or it was struck out a moment ago. The cache may be behind the journal.
-        let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), &namespace);
+        let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), namespace);
         let vm = call("read the ManagedVM", vms.get_opt(&reset.spec.vm_ref.name)).await?;
-        if vm.is_some_and(|vm| has_in_journal(&vm, &name)) {
+        if vm.is_some_and(|vm| has_in_journal(&vm, name)) {
             return Ok(again(UNWRITTEN));
         }
-        mark(ctx, &namespace, &name, false).await?;
+        mark(ctx, namespace, name, false).await?;
         // If it was not let go: the debt in it is no news that would wake us.
         return Ok(again(UNWRITTEN));
     };
-    let vm = get::<ManagedVM>(&ctx.vms, &namespace, &reset.spec.vm_ref.name);
-    let orphaned = !vm.as_ref().is_some_and(|vm| has_in_journal(vm, &name));
+    let vm = get::<ManagedVM>(&ctx.vms, namespace, &reset.spec.vm_ref.name);
+    let orphaned = !vm.as_ref().is_some_and(|vm| has_in_journal(vm, name));
     let vm_of_proxmox = VmOfProxmox::find(ctx, reset, owed).await;
     let now = ctx.clock.now();
     let answered = match stop_answered(reset, orphaned, now) {
@@ -150,7 +155,7 @@ pub async fn reconcile(ctx: &Context, reset: &VMReset) -> Result<Action, Error> 
             Ok(again(LOOK))
         }
         Payment::Settled { reason, message } => {
-            settle(ctx, &namespace, &name).await?;
+            settle(ctx, namespace, name).await?;
             let kind = if reason == "Running" {
                 EventType::Normal
             } else {
@@ -160,6 +165,25 @@ pub async fn reconcile(ctx: &Context, reset: &VMReset) -> Result<Action, Error> 
             Ok(again(UNWRITTEN))
         }
     }
+}
+
+/// The watch has not brought a record that owes a start, and so nobody looks at it: it is done by whoever follows the reset, whose stop has ended. Whether there
+/// was such a need.
+///
+/// # Errors
+/// When it could not be written.
+pub async fn in_place_of_the_watch(ctx: &Context, vm: &ManagedVM, current: &CurrentReset) -> Result<bool, Error> {
+    let (namespace, _) = key_of(vm);
+    let watched: Option<VMReset> = get(&ctx.resets, &namespace, &current.name);
+    let is_known = |r: VMReset| is_owed(&r) || r.status.is_some_and(|s| s.task_end_time == current.task_end_time);
+    if !current.action.owes_start() || watched.is_some_and(is_known) {
+        return Ok(false);
+    }
+    // A watch that works brings it within this time, and two would start the VM at once.
+    if current.task_end_time.is_some_and(|ended| ctx.clock.now().age(ended) >= UNWRITTEN) {
+        reconcile(ctx, &(namespace, current.name.clone())).await?;
+    }
+    Ok(true)
 }
 
 /// Pays what is owed before this process ends, as far as it can: from then on until another one runs nobody else would.
