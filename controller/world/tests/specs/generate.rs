@@ -5,7 +5,7 @@ use defib_world::chance::Dice;
 use serde_json::{Map, Value, json};
 
 /// The world begins then, in seconds: times near it pass while it lasts.
-const BEGINNING: i64 = 1_800_000_000;
+pub const BEGINNING: i64 = 1_800_000_000;
 
 /// Texts that mean something somewhere. Where the schema allows one, it is tried, whether it means something there or not.
 const WORDS: [&str; 24] = [

@@ -2,11 +2,13 @@
 
 use crate::Lived;
 use crate::ear::Heard;
+use crate::generate::BEGINNING;
 use crate::plan::{Specs, Story, applies};
 use crate::settled::{differences, specs_are_back, state, without_resets};
-use defib_api::Mode;
+use defib_api::{MaintenanceWindow, Mode, Pause};
 use defib_core::policy::Effective;
-use defib_world::clock::{Time, WorldClock};
+use defib_core::window::{Windows, windows};
+use defib_world::clock::Time;
 use defib_world::evidence::{Evidence, Sent, condition, text};
 use defib_world::oracle::judge;
 use serde_json::Value;
@@ -123,13 +125,12 @@ fn applied(e: &Evidence, vm: usize, from: Time, to: Time) -> Vec<(Effective, Val
     moments.into_iter().filter_map(at).collect()
 }
 
-fn paused(spec: &Value, at: Time) -> bool {
-    let stands = |pause: &Value| {
-        pause["expiresAt"]
-            .as_str()
-            .is_none_or(|end| WorldClock::world_time(end).is_some_and(|end| end > at))
-    };
-    spec["pauses"].as_array().is_some_and(|pauses| pauses.iter().any(stands))
+/// Whether a spec, of a VM or of a policy, holds resets back at a moment by a pause or a window.
+fn holds(spec: &Value, at: Time) -> bool {
+    let wall = jiff::Timestamp::from_millisecond(BEGINNING * 1000 + at.0 as i64).unwrap();
+    let pauses: Vec<Pause> = serde_json::from_value(spec["pauses"].clone()).unwrap_or_default();
+    let declared: Vec<MaintenanceWindow> = serde_json::from_value(spec["maintenanceWindows"].clone()).unwrap_or_default();
+    pauses.iter().any(|pause| pause.expires_at.is_none_or(|end| end > wall)) || !matches!(windows(&declared, wall), Windows::Closed { .. })
 }
 
 /// No VM is reset that is well, nor one that what is declared protects.
@@ -172,8 +173,8 @@ fn resets(story: &Story, e: &Evidence) -> Vec<String> {
         if declared.iter().all(|(d, ..)| d.mode == Mode::Observe) {
             say("and is only observed".into());
         }
-        if declared.iter().all(|(_, own, policy)| paused(own, at) || paused(policy, at)) {
-            say("and is paused".into());
+        if declared.iter().all(|(_, own, policy)| holds(own, at) || holds(policy, at)) {
+            say("in a pause or a window".into());
         }
         if declared.iter().all(|(d, ..)| d.problem.is_some()) {
             say("by a policy that is not valid".into());
