@@ -16,7 +16,7 @@ pub use observe::{cluster_of, policy_of};
 pub use record::VM_LABEL;
 
 use super::cache::{Guarded, key_of};
-use super::context::Context;
+use super::context::{Context, vm_key};
 use super::{Error, again, at_deadline};
 use crate::jitter;
 use defib_api::ManagedVM;
@@ -40,47 +40,53 @@ pub async fn reconcile(object: Arc<Guarded<ManagedVM>>, ctx: Arc<Context>) -> Re
         return Ok(again(Duration::from_secs(2)));
     }
     ctx.metrics.vm_reconciled();
-    let mut facts = Facts::cached(&ctx, cached);
-    facts.adopt(&ctx).await;
+    let action = look(&ctx, cached).await?;
+    // Whatever it led to: failures that a success parts are not in a row, and a reset that moves on is not to wait half a minute for its next step.
+    ctx.remember(&vm_key(cached), |m| m.failures = 0);
+    Ok(action)
+}
+
+async fn look(ctx: &Context, cached: &ManagedVM) -> Result<Action, Error> {
+    let mut facts = Facts::cached(ctx, cached);
+    facts.adopt(ctx).await;
     let now = ctx.clock.now();
-    let mut decision = decide(&facts.observed(&ctx, now), now);
-    if decision.ask_ahead && facts.guest_agent(&ctx, now.mono).is_none() && facts.has_budget(&ctx) {
-        facts.ask_guest_agent(&ctx).await;
-        facts = Facts::cached(&ctx, cached);
+    let mut decision = decide(&facts.observed(ctx, now), now);
+    if decision.ask_ahead && facts.guest_agent(ctx, now.mono).is_none() && facts.has_budget(ctx) {
+        facts.ask_guest_agent(ctx).await;
+        facts = Facts::cached(ctx, cached);
         let now = ctx.clock.now();
-        decision = decide(&facts.observed(&ctx, now), now);
+        decision = decide(&facts.observed(ctx, now), now);
     }
     if matches!(decision.next, Next::LookCloser) && !ctx.backing_off(&facts.key, now.mono) {
         // What is cached says that a reset is due. From here on everything is read live, and decided again.
-        facts = Facts::live(&ctx, &facts).await?;
+        facts = Facts::live(ctx, &facts).await?;
         let now = ctx.clock.now();
-        decision = decide(&facts.observed(&ctx, now), now);
+        decision = decide(&facts.observed(ctx, now), now);
         if matches!(decision.next, Next::AskGuestAgent) {
             // It may take seconds, and what was looked at before it is old then.
-            facts.ask_guest_agent(&ctx).await;
-            facts = Facts::live(&ctx, &facts).await?;
+            facts.ask_guest_agent(ctx).await;
+            facts = Facts::live(ctx, &facts).await?;
             let now = ctx.clock.now();
-            decision = decide(&facts.observed(&ctx, now), now);
+            decision = decide(&facts.observed(ctx, now), now);
         }
     }
-    report::tell_ledger(&ctx, &facts, &decision);
+    report::tell_ledger(ctx, &facts, &decision);
     if matches!(decision.next, Next::LookCloser | Next::AskGuestAgent) {
         // The last attempts were taken back, or the guest agent could not be asked: until it is looked at again, there is nothing new to say.
         return Ok(again(decision.check_after));
     }
     let action = match &decision.next {
-        Next::Begin(intent) => return attempt::carry_out(&ctx, &facts, &decision, intent).await,
-        Next::Continue(step) => match progress::carry_out(&ctx, &facts, step, &decision).await? {
+        Next::Begin(intent) => return attempt::carry_out(ctx, &facts, &decision, intent).await,
+        Next::Continue(step) => match progress::carry_out(ctx, &facts, step, &decision).await? {
             Progress::Moved(action) => return Ok(action),
             Progress::Waits(action) => action,
         },
-        Next::Start => return power::start(&ctx, &facts, &decision).await,
-        Next::WouldReset(intent) => return attempt::only_record(&ctx, &facts, &decision, intent).await,
+        Next::Start => return power::start(ctx, &facts, &decision).await,
+        Next::WouldReset(intent) => return attempt::only_record(ctx, &facts, &decision, intent).await,
         Next::Nothing | Next::LookCloser | Next::AskGuestAgent => at_deadline(decision.check_after),
     };
-    report::status(&ctx, &facts, &decision).await?;
-    report::waiting_request(&ctx, &facts, &decision).await?;
-    ctx.remember(&facts.key, |m| m.failures = 0);
+    report::status(ctx, &facts, &decision).await?;
+    report::waiting_request(ctx, &facts, &decision).await?;
     Ok(action)
 }
 

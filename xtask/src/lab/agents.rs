@@ -1,10 +1,11 @@
-//! The configuration of each guest's agent: where Defib is, and the VM's own key.
+//! The agent in each guest: its configuration (where Defib is, and the VM's own key), and signals to it.
 
 use super::kube::private;
-use super::{FleetVm, NAMESPACE, SYSTEM, output};
+use super::{FleetVm, Lab, NAMESPACE, SYSTEM, output};
 use crate::paths::program;
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use control_plane::ControlPlane;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,4 +31,23 @@ pub fn write(plane: &ControlPlane, folder: &Path, vms: &[FleetVm], port: u16) ->
         private(&config(folder, vm.vmid), &text)?;
     }
     Ok(())
+}
+
+impl Lab {
+    /// A signal to the agent in a guest: `TERM`, as its service manager stops it, or `KILL`. The guest goes on.
+    ///
+    /// # Errors
+    /// When the guest runs none.
+    pub fn signal_agent(&self, vmid: u32, signal: &str) -> Result<()> {
+        let listed = self.pve(&["--output", "json", "list"])?;
+        let pid = listed
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .find(|vm| vm["vmid"] == vmid)
+            .and_then(|vm| vm["guestPid"].as_u64())
+            .context("the guest runs no agent")?;
+        let killed = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status()?;
+        ensure!(killed.success(), "SIG{signal} to agent {pid}");
+        Ok(())
+    }
 }

@@ -121,20 +121,6 @@ const CONTROL: u32 = 118;
 const LIVES: u32 = 119;
 const BUSY: u32 = 120;
 
-/// A signal to the agent in a guest: `TERM`, as its service manager stops it, or `KILL`.
-fn signal_agent(lab: &Lab, vmid: u32, signal: &str) -> Result<()> {
-    let listed = lab.pve(&["--output", "json", "list"])?;
-    let pid = listed
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|vm| vm["vmid"] == vmid)
-        .and_then(|vm| vm["guestPid"].as_u64())
-        .context("the guest runs no agent")?;
-    let killed = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status()?;
-    ensure!(killed.success(), "SIG{signal} to agent {pid}");
-    Ok(())
-}
-
 #[test]
 fn what_must_not_be_reset_is_not() -> Result<()> {
     let cases = all_kept();
@@ -178,9 +164,9 @@ fn what_must_not_be_reset_is_not() -> Result<()> {
             lab.pve(&control)?;
         }
     }
-    signal_agent(&lab, GOODBYE, "TERM")?;
+    lab.signal_agent(GOODBYE, "TERM")?;
     for vmid in [LIVES, BUSY] {
-        signal_agent(&lab, vmid, "KILL")?;
+        lab.signal_agent(vmid, "KILL")?;
     }
     for vmid in [PAUSED, ORIGINAL, CONTROL] {
         lab.pve(&["hang", &vmid.to_string()])?;
@@ -279,7 +265,7 @@ fn what_holds_a_reset_by_itself_lets_it_go_again_and_looks_at_the_guest_can_be_o
         // Somebody works on its node, then the cluster is torn.
         let node = format!("pve{}", vmid - LIVES + 1);
         lab.pve(&["node-maintenance", &node])?;
-        signal_agent(&lab, vmid, "KILL")?;
+        lab.signal_agent(vmid, "KILL")?;
         let message = wait_reason(&lab, vm, "ResetAllowed", "NodeMaintenance")?;
         ensure!(message.contains(&node), "it names the node: {message}");
         lab.pve(&["quorum", "lost"])?;

@@ -1,0 +1,73 @@
+//! A decider that dies, or stands still, at the worst moment, and another that takes over.
+
+use super::*;
+use fault_proxy::{Act, Moment, Rule};
+
+#[test]
+fn of_two_controllers_the_second_goes_on_where_the_first_died_or_stood_still() -> Result<()> {
+    let mut story = Story::begin()?;
+
+    // Between the stop and the start of a PowerCycle the decider dies. The start is owed all the same.
+    let steps = r#"{"spec":{"resetPolicy":{"steps":[{"action":"PowerCycle","maxAttempts":1,"recoveryDeadlineSeconds":60}]}}}"#;
+    story
+        .lab
+        .kubectl(&["patch", VMS, "vm-101", "-n", "vms", "--type=merge", "-p", steps])?;
+    let first = story.holder()?;
+    story.faults.target(story.lab.nth(first)?.process()?.pid());
+    let killed = story.faults.add(
+        Rule::new(Moment::Before, Act::Kill)
+            .matching(|request| request.service == Service::Proxmox && request.is_write() && request.path.ends_with("/status/start")),
+    );
+    story.lab.pve(&["hang", "101"])?;
+    story.expect(101, &["stop", "start"], &["Recovered"]);
+    until(PATIENCE, "the decider has died before the start", || {
+        Ok(if story.faults.fired(killed) > 0 {
+            Ok(())
+        } else {
+            Err("not yet".into())
+        })
+    })
+    .with_context(|| story.logs())?;
+    ensure!(
+        story.asked(101)? == ["stop"],
+        "Proxmox was not asked for a start yet\n{}",
+        story.logs()
+    );
+    story.lab.nth(first)?.kill()?;
+    story.wait_takeover(first)?;
+    story.lab.nth(first)?.start()?;
+    story.wait_cured(101)?;
+
+    // The decider stands still after its last write before the request, for longer than it holds the lease.
+    let second = story.holder()?;
+    story.faults.target(story.lab.nth(second)?.process()?.pid());
+    let stopped = story.faults.add(Rule::new(Moment::After, Act::Stop).matching(|request| {
+        let of_record = request.path.contains("/vmresets/vm-102") && request.path.ends_with("/status");
+        request.is_write() && of_record && request.status_fields().iter().any(|field| field == "evidence")
+    }));
+    story.hang(102)?;
+    until(PATIENCE, "the decider stands still before the request", || {
+        Ok(if story.faults.fired(stopped) > 0 {
+            Ok(())
+        } else {
+            Err("not yet".into())
+        })
+    })
+    .with_context(|| story.logs())?;
+    let journal = story.lab.get(VMS, "vm-102")?["status"]["currentReset"].clone();
+    ensure!(
+        journal["holder"] == format!("defib-{second}"),
+        "the lease changed hands before that, on a machine that is too slow: {journal}\n{}",
+        story.logs()
+    );
+    story.wait_takeover(second)?;
+    ensure!(story.asked(102)?.is_empty(), "nothing was sent yet\n{}", story.logs());
+    story.lab.nth(second)?.process()?.thaw();
+    story.wait_cured(102)?;
+    ensure!(
+        story.holder()? == 1 - second,
+        "the one that had stood still decides again\n{}",
+        story.logs()
+    );
+    story.end()
+}
