@@ -65,9 +65,9 @@ const TESTS: [Run; 7] = [
         args: &["test", "--locked", "--workspace", "--no-fail-fast", "--", "--test-threads", "2"],
     },
     Run {
-        what: "a thousand worlds in virtual time",
+        what: "a thousand worlds in virtual time, each lived through twice",
         program: "cargo",
-        args: &["xtask", "simulate", "--seeds", "1000"],
+        args: &["xtask", "simulate", "--seeds", "1000", "--twice"],
     },
     Run {
         what: "the demo's story",
