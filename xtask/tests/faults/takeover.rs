@@ -14,10 +14,11 @@ fn of_two_controllers_the_second_goes_on_where_the_first_died_or_stood_still() -
         .kubectl(&["patch", VMS, "vm-101", "-n", "vms", "--type=merge", "-p", steps])?;
     let first = story.holder()?;
     story.faults.target(story.lab.nth(first)?.process()?.pid());
-    let killed = story.faults.add(
-        Rule::new(Moment::Before, Act::Kill)
-            .matching(|request| request.service == Service::Proxmox && request.is_write() && request.path.ends_with("/status/start")),
-    );
+    // Of the end of the stop, only the journal tells.
+    let killed = story.faults.add(Rule::new(Moment::Before, Act::Kill).matching(|request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        request.path.contains("/vmresets/vm-101") && body["status"]["state"] == "Verifying"
+    }));
     story.lab.pve(&["hang", "101"])?;
     story.expect(101, &["stop", "start"], &["Recovered"]);
     until(PATIENCE, "the decider has died before the start", || {
@@ -35,6 +36,21 @@ fn of_two_controllers_the_second_goes_on_where_the_first_died_or_stood_still() -
     );
     story.lab.nth(first)?.kill()?;
     story.wait_takeover(first)?;
+    until(PATIENCE, "the other starts the VM", || {
+        let asked = story.asked(101)?;
+        Ok(if asked == ["stop", "start"] {
+            Ok(())
+        } else {
+            Err(format!("{asked:?}"))
+        })
+    })
+    .with_context(|| story.logs())?;
+    let holder = story.lab.get(VMS, "vm-101")?["status"]["currentReset"]["holder"].clone();
+    ensure!(
+        holder == format!("defib-{first}"),
+        "it started the VM only when it had taken the reset over, a minute later\n{}",
+        story.logs()
+    );
     story.lab.nth(first)?.start()?;
     story.wait_cured(101)?;
 

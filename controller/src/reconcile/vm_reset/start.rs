@@ -129,7 +129,7 @@ pub async fn reconcile(ctx: &Context, (namespace, name): &Key) -> Result<Action,
         // Either it is about to be written, before anything is sent, or it was struck out a moment ago. The cache may be behind the journal.
         let vms: Api<ManagedVM> = Api::namespaced(ctx.client.clone(), namespace);
         let vm = call("read the ManagedVM", vms.get_opt(&reset.spec.vm_ref.name)).await?;
-        if vm.is_some_and(|vm| has_in_journal(&vm, name)) {
+        if vm.is_some_and(|vm| in_journal(&vm, name).is_some()) {
             return Ok(again(UNWRITTEN));
         }
         mark(ctx, namespace, name, false).await?;
@@ -137,13 +137,15 @@ pub async fn reconcile(ctx: &Context, (namespace, name): &Key) -> Result<Action,
         return Ok(again(UNWRITTEN));
     };
     let vm = get::<ManagedVM>(&ctx.vms, namespace, &reset.spec.vm_ref.name);
-    let orphaned = !vm.as_ref().is_some_and(|vm| has_in_journal(vm, name));
+    let journal = vm.as_ref().and_then(|vm| in_journal(vm, name));
     let vm_of_proxmox = VmOfProxmox::find(ctx, reset, owed).await;
     let now = ctx.clock.now();
-    let answered = match stop_answered(reset, orphaned, now) {
+    let answered = match (stop_answered(reset, journal.is_none(), now), journal) {
+        // Whoever followed it died before it was in the record, and it may be a minute until another one does.
+        (None, Some(journal)) => journal.task_end_time,
         // Nobody else follows its task any more.
-        None if orphaned && vm_of_proxmox.stop_ended(reset).await => reset.status.as_ref().and_then(|s| s.sent_time.or(s.intent_time)),
-        known => known,
+        (None, None) if vm_of_proxmox.stop_ended(reset).await => reset.status.as_ref().and_then(|s| s.sent_time.or(s.intent_time)),
+        (known, _) => known,
     };
     match pay(owed, answered, &vm_of_proxmox.seen, now) {
         Payment::Wait(wait) => {
@@ -318,9 +320,9 @@ async fn tell(ctx: &Context, reset: &VMReset, kind: EventType, reason: &str, not
     }
 }
 
-fn has_in_journal(vm: &ManagedVM, reset: &str) -> bool {
+fn in_journal<'a>(vm: &'a ManagedVM, reset: &str) -> Option<&'a CurrentReset> {
     let current = vm.status.as_ref().and_then(|s| s.current_reset.as_ref());
-    current.is_some_and(|c| c.name == reset)
+    current.filter(|c| c.name == reset)
 }
 
 /// The VM in Proxmox, found without its ManagedVM.
