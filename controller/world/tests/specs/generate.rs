@@ -3,6 +3,7 @@
 use crate::rules;
 use defib_world::chance::Dice;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// The world begins then, in seconds: times near it pass while it lasts.
 pub const BEGINNING: i64 = 1_800_000_000;
@@ -39,12 +40,15 @@ const WORDS: [&str; 24] = [
     "two words",
 ];
 
+/// The definition of a kind. They are made once: that takes as long as some minutes of a world.
+pub fn definition(plural: &str) -> &'static Value {
+    static ALL: LazyLock<Vec<Value>> = LazyLock::new(|| defib_api::crds().iter().map(|crd| serde_json::to_value(crd).unwrap()).collect());
+    ALL.iter().find(|crd| crd["spec"]["names"]["plural"] == plural).unwrap()
+}
+
 /// The schema of a kind's spec, as its definition has it.
-pub fn schema_of(plural: &str) -> Value {
-    let crds = defib_api::crds().into_iter();
-    let crd = crds.map(|crd| serde_json::to_value(crd).unwrap());
-    let crd = crd.into_iter().find(|crd| crd["spec"]["names"]["plural"] == plural).unwrap();
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+pub fn schema_of(plural: &str) -> &'static Value {
+    &definition(plural)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 }
 
 /// Makes values at a moment.

@@ -30,6 +30,10 @@ use judge::{Most, problems};
 use plan::Story;
 use tokio::time::Instant;
 
+/// As in the example: worlds are made and thrown away all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Stories that are lived through when nobody says otherwise.
 const SEEDS: u64 = 6;
 
@@ -96,6 +100,9 @@ fn whatever_specs_were_declared_meanwhile_the_first_ones_lead_to_the_same_end() 
     let count = number("DEFIB_SPECS_SEEDS").unwrap_or(if seed.is_some() { 1 } else { SEEDS });
     let (mut bad, mut calm, mut hung) = (Vec::new(), Most::default(), Most::default());
     for seed in seed.unwrap_or(0)..seed.unwrap_or(0) + count {
+        if seed % 100 == 0 && count > 100 {
+            eprintln!("seed {seed}, {} ended badly so far", bad.len());
+        }
         let story = Story::new(seed);
         let (said, seen) = problems(&story, &live(&story, None));
         let most = if story.hung.is_none() { &mut calm } else { &mut hung };

@@ -11,7 +11,6 @@ use defib_world::plan::{Event, Key, Object, Plan, Speech};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 /// By then the fleet has settled, and the first change comes.
@@ -23,14 +22,6 @@ const SETTLES: u64 = 240;
 const SHORT: u64 = 60;
 /// From the way back until a VM that hangs is well, beside its time-out: start-up grace, vetoes of I/O, three attempts, a boot and the stabilization.
 const RECOVERS: u64 = 600;
-
-static VM: LazyLock<Value> = LazyLock::new(|| schema_of("managedvms"));
-static POLICY: LazyLock<Value> = LazyLock::new(|| schema_of("healthpolicies"));
-
-/// The schema of a kind's spec.
-pub fn schema(resource: &str) -> &'static Value {
-    if resource == "managedvms" { &VM } else { &POLICY }
-}
 
 /// Kind in the plural, and name.
 pub type Name = (&'static str, String);
@@ -234,7 +225,7 @@ fn choose(dice: &mut Dice, specs: &Specs, first: &Specs, at: Time) -> (Name, Opt
     } else {
         dice.pick(&of("healthpolicies"))
     };
-    let schema = schema(name.0);
+    let schema = schema_of(name.0);
     let now = (at.0 / 1000) as i64;
     let old = specs[&name].clone();
     let remove = name.0 == "healthpolicies" && dice.percent(12);

@@ -53,9 +53,9 @@ async fn a_real_server_takes_what_is_made_and_keeps_it_as_it_is() {
             let mut generator = Generator { dice: &mut dice, now: 0 };
             // By turns a change, and something else as a whole.
             let patch = if n % 2 == 0 {
-                generator.change(&schema, &spec)
+                generator.change(schema, &spec)
             } else {
-                let mut whole = generator.value(&schema);
+                let mut whole = generator.value(schema);
                 if plural == "managedvms" {
                     whole["proxmox"] = spec["proxmox"].clone();
                 }
@@ -119,7 +119,7 @@ async fn the_rules_of_this_test_are_those_of_a_real_server() {
         let made = api
             .create(&PostParams::default(), &object(&resource, &format!("row-{n}"), spec))
             .await;
-        assert_eq!(made.is_ok(), rules::hold(&schema, spec), "{spec}: {made:?}");
+        assert_eq!(made.is_ok(), rules::hold(schema, spec), "{spec}: {made:?}");
         refused += usize::from(made.is_err());
     }
     assert!(refused > 10, "{refused}");

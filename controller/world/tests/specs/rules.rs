@@ -5,8 +5,11 @@ use serde_json::Value;
 /// This value may never be changed.
 pub const IMMUTABLE: &str = "self == oldSelf";
 
-/// Rules by their text, as the definitions have it, and whether they hold of a value.
-const RULES: [(&str, fn(&Value) -> bool); 4] = [
+/// Whether a rule holds of a value.
+type Holds = fn(&Value) -> bool;
+
+/// Rules by their text, as the definitions have it.
+const RULES: [(&str, Holds); 4] = [
     (
         "!has(self.timeoutSeconds) || !has(self.reportSeconds) || self.timeoutSeconds >= 4 * self.reportSeconds",
         |v| match (v["timeoutSeconds"].as_u64(), v["reportSeconds"].as_u64()) {

@@ -1,5 +1,6 @@
 //! What is so when nothing changes any more, without what must differ.
 
+use crate::generate::definition;
 use crate::plan::Specs;
 use defib_world::clock::Time;
 use defib_world::evidence::Evidence;
@@ -56,10 +57,9 @@ fn without_history(object: &Value) -> Value {
 
 /// What `kubectl get -o wide` shows, without ages.
 fn columns(resource: &str, object: &Value) -> Value {
-    let crds = defib_api::crds().into_iter();
-    let crd = crds.map(|crd| serde_json::to_value(crd).unwrap());
-    let crd = crd.into_iter().find(|crd| crd["spec"]["names"]["plural"] == resource).unwrap();
-    let declared = crd["spec"]["versions"][0]["additionalPrinterColumns"].as_array().cloned();
+    let declared = definition(resource)["spec"]["versions"][0]["additionalPrinterColumns"]
+        .as_array()
+        .cloned();
     let shown = declared.unwrap_or_default().into_iter().filter(|column| column["type"] != "date");
     let cell = |column: Value| {
         (
