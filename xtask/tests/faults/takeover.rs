@@ -3,11 +3,10 @@
 use super::*;
 use fault_proxy::{Act, Moment, Rule};
 
+/// Between the stop and the start of a PowerCycle the decider dies. The start is owed all the same.
 #[test]
-fn of_two_controllers_the_second_goes_on_where_the_first_died_or_stood_still() -> Result<()> {
+fn the_second_of_two_controllers_starts_what_the_first_stopped_and_goes_on() -> Result<()> {
     let mut story = Story::begin()?;
-
-    // Between the stop and the start of a PowerCycle the decider dies. The start is owed all the same.
     let steps = r#"{"spec":{"resetPolicy":{"steps":[{"action":"PowerCycle","maxAttempts":1,"recoveryDeadlineSeconds":60}]}}}"#;
     story
         .lab
@@ -53,10 +52,15 @@ fn of_two_controllers_the_second_goes_on_where_the_first_died_or_stood_still() -
     );
     story.lab.nth(first)?.start()?;
     story.wait_cured(101)?;
+    story.end()
+}
 
-    // The decider stands still after its last write before the request, for longer than it holds the lease.
-    let second = story.holder()?;
-    story.faults.target(story.lab.nth(second)?.process()?.pid());
+/// The decider stands still after its last write before the request, for longer than it holds the lease.
+#[test]
+fn a_decider_that_stood_still_before_the_request_sends_it_no_more() -> Result<()> {
+    let mut story = Story::begin()?;
+    let first = story.holder()?;
+    story.faults.target(story.lab.nth(first)?.process()?.pid());
     let stopped = story.faults.add(Rule::new(Moment::After, Act::Stop).matching(|request| {
         let of_record = request.path.contains("/vmresets/vm-102") && request.path.ends_with("/status");
         request.is_write() && of_record && request.status_fields().iter().any(|field| field == "evidence")
@@ -72,16 +76,16 @@ fn of_two_controllers_the_second_goes_on_where_the_first_died_or_stood_still() -
     .with_context(|| story.logs())?;
     let journal = story.lab.get(VMS, "vm-102")?["status"]["currentReset"].clone();
     ensure!(
-        journal["holder"] == format!("defib-{second}"),
+        journal["holder"] == format!("defib-{first}"),
         "the lease changed hands before that, on a machine that is too slow: {journal}\n{}",
         story.logs()
     );
-    story.wait_takeover(second)?;
+    story.wait_takeover(first)?;
     ensure!(story.asked(102)?.is_empty(), "nothing was sent yet\n{}", story.logs());
-    story.lab.nth(second)?.process()?.thaw();
+    story.lab.nth(first)?.process()?.thaw();
     story.wait_cured(102)?;
     ensure!(
-        story.holder()? == 1 - second,
+        story.holder()? == 1 - first,
         "the one that had stood still decides again\n{}",
         story.logs()
     );
