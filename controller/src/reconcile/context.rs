@@ -117,7 +117,7 @@ pub struct VmMemory {
     pub guest_agent_learnt: Option<Mono>,
     /// It has answered before: its silence proves something.
     pub guest_agent_answered: bool,
-    /// The ManagedVM as our own last write left it, until the watch has caught up.
+    /// The ManagedVM as our own last write left or met it, until the watch has caught up.
     pub latest: Option<Arc<ManagedVM>>,
     /// Name and status of a VMReset as our own last write left them, until the watch has caught up, and when that was.
     pub recorded: Option<(String, Box<VMResetStatus>, Mono)>,

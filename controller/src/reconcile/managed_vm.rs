@@ -103,12 +103,19 @@ pub fn error_policy(object: Arc<Guarded<ManagedVM>>, error: &Error, ctx: Arc<Con
         m.failures
     });
     if let Error::Conflict { .. } = error {
-        // The object moved on: that is what the compare-and-swap is for. The watch brings the newer one within milliseconds.
-        return Action::requeue(jitter::between(Duration::from_millis(50), Duration::from_millis(250)));
+        // The object moved on: that is what the compare-and-swap is for. The watch brings the newer one within milliseconds, or tells nothing at present.
+        return match failures.checked_sub(OVERTAKEN) {
+            None | Some(0) => Action::requeue(jitter::between(Duration::from_millis(50), Duration::from_millis(250))),
+            Some(more) => again(back_off(more)),
+        };
     }
     tracing::warn!(vm = format!("{namespace}/{name}"), %error, failures, "reconcile failed");
     again(back_off(failures))
 }
+
+/// So many conflicts in a row are a coincidence. More of them mean a watch that tells nothing: what is decided on is old, and stays so. Each VM would be written to
+/// several times a second, in vain, for as long as that lasts.
+const OVERTAKEN: u32 = 3;
 
 /// 1, 2, 4, ... seconds, at most 30: the API server comes back, and a silent VM waits.
 fn back_off(failures: u32) -> Duration {

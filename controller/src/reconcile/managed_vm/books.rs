@@ -2,7 +2,7 @@
 
 use super::super::Error;
 use super::super::cache::{Cached, strip};
-use super::super::context::Context;
+use super::super::context::{Context, vm_key};
 use super::super::kube_api::{DECIDER, call};
 use crate::heartbeat::VmKey;
 use defib_api::{Condition, CurrentReset, ManagedVM};
@@ -29,12 +29,18 @@ pub async fn patch(ctx: &Context, step: &'static str, vm: &ManagedVM, status: se
     let written = call(step, vms.patch_status(&name, &PatchParams::apply(DECIDER), &Patch::Merge(&body))).await;
     ctx.witness
         .wrote(!matches!(written, Err(Error::Kubernetes { .. } | Error::Timeout { .. })));
-    let mut written = written?;
-    // As the watch keeps it: field managers are over half of an object, and nobody here reads them.
-    strip(&mut written);
-    written.strip_unread();
-    ctx.remember(&super::super::context::vm_key(vm), |m| m.latest = Some(Arc::new(written.clone())));
-    Ok(written)
+    let newest = match &written {
+        // What was decided on is old, and a watch that tells nothing would leave it so for minutes, and every write of ours in vain.
+        Err(Error::Conflict { .. }) => call("read the ManagedVM", vms.get(&name)).await.ok(),
+        _ => written.as_ref().ok().cloned(),
+    };
+    if let Some(mut newest) = newest {
+        // As the watch keeps it: field managers are over half of an object, and nobody here reads them.
+        strip(&mut newest);
+        newest.strip_unread();
+        ctx.remember(&vm_key(vm), |m| m.latest = Some(Arc::new(newest)));
+    }
+    written
 }
 
 fn fields(books: &Books) -> serde_json::Value {

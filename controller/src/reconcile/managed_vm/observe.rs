@@ -483,7 +483,7 @@ fn inventory(vm: &ManagedVM, cluster: Option<&ProxmoxCluster>, view: Option<&Clu
 }
 
 impl Context {
-    /// The watched object, or what our own last write made of it where the watch has not caught up.
+    /// The watched object, or what our own last write made of it, or met, where the watch has not caught up.
     fn newest(&self, key: &VmKey, watched: &ManagedVM) -> ManagedVM {
         self.remember(key, |memory| match &memory.latest {
             Some(ours) if is_newer(ours, watched) => ours.as_ref().clone(),
