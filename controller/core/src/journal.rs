@@ -129,6 +129,17 @@ pub fn next(current: &CurrentReset, me: &str, unchanged: Duration, vital: &Vital
     }
 }
 
+/// How long a VM must stay fresh after this reset: as was declared when it began, or less where less is declared since. A number that was a mistake would else keep
+/// the VM in flight, and all others of its policy waiting, for a day after it was put right.
+pub(crate) fn stabilization(current: &CurrentReset, effective: &Effective) -> Duration {
+    let begun = seconds(current.stabilization_seconds);
+    match effective.problem {
+        None => begun.min(effective.stabilization),
+        // Nobody knows what is meant.
+        Some(_) => begun,
+    }
+}
+
 /// Rule 6: recovered is a heartbeat received after the task ended, of a boot not known before, whose uptime is shorter than the time since our request, and that stays fresh.
 fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: Now) -> Step {
     let ended = now.mono_of(current.task_end_time.unwrap_or(current.intent_time));
@@ -136,7 +147,7 @@ fn verify(current: &CurrentReset, result: TaskResult, vital: &Vital<'_>, now: No
     let deadline = ended
         .plus(seconds(current.recovery_deadline_seconds))
         .max(vital.listening.plus(vital.patience()));
-    let stabilization = seconds(current.stabilization_seconds);
+    let stabilization = stabilization(current, vital.effective);
     if let Some(proof) = new_boot(current, vital, ended, now) {
         let stable_at = proof.since.plus(stabilization);
         let last_life = vital.heartbeat.last_life.unwrap_or_default();

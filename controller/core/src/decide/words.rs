@@ -4,7 +4,7 @@ use super::{Inventory, Next, Observed};
 use crate::boots::looping;
 use crate::conditions::{Draft, Is, kind};
 use crate::gate::{self, Blocked, Closer};
-use crate::journal::Step;
+use crate::journal::{Step, stabilization};
 use crate::life::{Life, Unarmed, Vital, identity};
 use crate::observer::Trouble;
 use crate::power::{Power, power_since};
@@ -180,7 +180,7 @@ fn resetting(o: &Observed<'_>, next: &Next) -> Draft {
             "Stabilizing",
             format!(
                 "{reset}: the VM reports from a new boot; it counts as recovered after {} s",
-                current.stabilization_seconds
+                stabilization(current, o.effective).as_secs()
             ),
         ),
         _ => draft(Is::True, "Resetting", reset),

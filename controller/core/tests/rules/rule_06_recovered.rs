@@ -64,6 +64,28 @@ fn what_proves_a_recovery_and_what_does_not() {
     }
 }
 
+/// A number that was a mistake, and was put right while the reset was under way.
+#[test]
+fn the_shorter_stabilization_counts_of_that_declared_then_and_that_declared_now() {
+    let cases = [
+        ("as declared then and now", STABILIZATION, STABILIZATION, true),
+        ("a day then, put right now", 86_400, STABILIZATION, true),
+        (
+            "a day now: those that are under way do not wait for it",
+            STABILIZATION,
+            86_400,
+            true,
+        ),
+        ("a day then and now", 86_400, 86_400, false),
+    ];
+    for (case, then, now, recovered) in cases {
+        let scene = stable(later(60), 20, 50)
+            .status(|s| s.current_reset.as_mut().unwrap().stabilization_seconds = then as u32)
+            .reset_policy(|p| p.stabilization_seconds = Some(now as u32));
+        assert_eq!(outcome(&scene) == Some(Outcome::Recovered), recovered, "{case}");
+    }
+}
+
 #[test]
 fn the_uptime_may_exceed_the_time_since_our_request_by_less_than_5_s() {
     for (uptime, proves) in [(10.0, true), (24.9, true), (25.0, false), (3_000.0, false)] {

@@ -15,9 +15,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Reconciles of one object in a minute, while nothing hangs and else. With the shortest time-out a VM is looked at each 4 s, and at each of the twelve changes that a
-/// minute may have. A reset under way is looked at every second or two. A loop without a pause has hundreds.
-const RECONCILES: (u64, u64) = (30, 60);
+/// Reconciles of one object in a minute, while nothing hangs and else. With the shortest time-out (4 s) a VM is looked at each 4 s, or each second while it is silent
+/// behind a gate; and at each of the twelve changes that a minute may have. A loop without a pause has hundreds.
+const RECONCILES: (u64, u64) = (30, 90);
 /// Writes of one object's status in a minute that no heartbeat makes: one for each change, and the steps of a reset.
 const WRITES: (u64, u64) = (15, 30);
 /// A heartbeat that came at the end of a minute may be written in the next.
