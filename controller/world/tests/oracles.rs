@@ -145,7 +145,7 @@ fn l1_sees_a_status_that_tells_nothing() {
 
 #[test]
 fn l2_sees_a_loop_without_a_pause() {
-    is_seen_by("L2", Sabotage::NeverWrites, &hang());
+    is_seen_by("L2", Sabotage::NeverSettles, &hang());
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn each_check_sees_what_it_is_there_for() {
 #[test]
 fn a_loop_without_a_pause_is_seen() {
     let story = story();
-    let said = said(&story, &live(&story, Some(Sabotage::NeverWrites)));
+    let said = said(&story, &live(&story, Some(Sabotage::NeverSettles)));
     assert!(said.contains("ManagedVM.v1alpha1.defib.dev/vm-0.vms is looked at"), "{said}");
 }
 
