@@ -23,7 +23,9 @@ pub fn asked(lab: &Lab, vmid: u32) -> Result<Vec<String>> {
 
 fn wait_asked(lab: &Lab, vmid: u32, wanted: &[&str]) -> Result<()> {
     until(PATIENCE, &format!("Proxmox is asked for {wanted:?} of VM {vmid}"), || {
-        let seen = asked(lab, vmid)?;
+        let mut seen = asked(lab, vmid)?;
+        // It is told to go on as often as it is seen to stand: QEMU takes a moment.
+        seen.dedup_by(|one, before| one == before && one == "resume");
         Ok(if seen == wanted {
             Ok(())
         } else {
