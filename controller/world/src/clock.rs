@@ -41,7 +41,7 @@ impl fmt::Display for Time {
 }
 
 /// What a right wall clock shows when the world begins.
-const BEGINNING: Timestamp = Timestamp::constant(1_800_000_000, 0);
+pub const BEGINNING: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
 /// Reads the time.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use crate::judge::{Ending, judge, state};
 use crate::story::{BYSTANDER, BYSTANDER_ID, Point, VICTIM, VICTIM_ID, is_write, label};
 use anyhow::{Context, Result, bail};
 use defib_api::{ManagedVM, VMReset};
-use fault_proxy::{Faults, Proxy, Service, Upstream};
+use fault_proxy::{Faults, Proxies, Service};
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -63,7 +63,7 @@ pub struct Row {
 pub struct Cell {
     lab: Lab,
     faults: Faults,
-    _proxies: Vec<Proxy>,
+    _proxies: Proxies,
     runtime: Handle,
     vms: Api<ManagedVM>,
     resets: Api<VMReset>,
@@ -88,26 +88,14 @@ impl Cell {
         };
         let mut lab = Lab::start(options, &|_| {})?;
         let faults = Faults::default();
-        let mut proxies = Vec::new();
-        let mut before = |service, url: &str, ca_pem: &str| -> Result<(String, String)> {
-            let address = url.trim_start_matches("https://").parse().context("an upstream without address")?;
-            let upstream = Upstream {
-                service,
-                address,
-                ca_pem: ca_pem.to_owned(),
-            };
-            let proxy = runtime.block_on(Proxy::start(upstream, faults.clone()))?;
-            let reached = (proxy.url(), proxy.ca_pem().to_owned());
-            proxies.push(proxy);
-            Ok(reached)
-        };
-        let (url, ca) = before(Service::Kubernetes, &lab.control_plane.server_url(), lab.control_plane.ca_pem())?;
+        let mut proxies = Proxies::new(runtime.clone(), faults.clone());
+        let (url, ca) = proxies.before(Service::Kubernetes, &lab.control_plane.server_url(), lab.control_plane.ca_pem())?;
         lab.reroute_kubernetes(&Server { url: &url, ca_pem: &ca })?;
         let (endpoints, pve_ca) = lab.proxmox_endpoints()?;
         let pairs = endpoints
             .iter()
-            .map(|url| before(Service::Proxmox, url, &pve_ca))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|url| proxies.before(Service::Proxmox, url, &pve_ca))
+            .collect::<Result<Vec<_>, _>>()?;
         let (urls, authorities): (Vec<String>, Vec<String>) = pairs.into_iter().unzip();
         lab.reroute_proxmox(&urls, &authorities.concat())?;
         let action = if power_cycle { "PowerCycle" } else { "Reset" };

@@ -27,6 +27,6 @@ mod request;
 mod rule;
 
 pub use faults::Faults;
-pub use proxy::{Proxy, ProxyError, Upstream};
+pub use proxy::{Proxies, Proxy, ProxyError, Upstream};
 pub use request::{Exchange, Request, Service};
 pub use rule::{Act, Moment, Rule, RuleId};

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -34,12 +35,50 @@ pub struct Upstream {
 /// Why a proxy does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
+    /// The server cannot be reached by this.
+    #[error("not of the form https://ADDRESS:PORT: {0}")]
+    Address(String),
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
     /// No port.
     #[error("cannot listen on loopback: {0}")]
     Listen(#[from] std::io::Error),
+}
+
+/// Proxies before several servers, with the same faults.
+pub struct Proxies {
+    runtime: Handle,
+    faults: Faults,
+    running: Vec<Proxy>,
+}
+
+impl Proxies {
+    /// None so far. They will run on this runtime.
+    pub fn new(runtime: Handle, faults: Faults) -> Self {
+        Self {
+            runtime,
+            faults,
+            running: Vec::new(),
+        }
+    }
+
+    /// One before a server, told by its URL and by its authority. Answers the same of the proxy. Not to be called by a task of the runtime.
+    ///
+    /// # Errors
+    /// When the URL is no `https://ADDRESS:PORT`, or the proxy does not start.
+    pub fn before(&mut self, service: Service, url: &str, ca_pem: &str) -> Result<(String, String), ProxyError> {
+        let address = url.strip_prefix("https://").and_then(|address| address.parse().ok());
+        let upstream = Upstream {
+            service,
+            address: address.ok_or_else(|| ProxyError::Address(url.to_owned()))?,
+            ca_pem: ca_pem.to_owned(),
+        };
+        let proxy = self.runtime.block_on(Proxy::start(upstream, self.faults.clone()))?;
+        let reached = (proxy.url(), proxy.ca_pem().to_owned());
+        self.running.push(proxy);
+        Ok(reached)
+    }
 }
 
 /// A running proxy. Dropping it closes its port and all its connections.

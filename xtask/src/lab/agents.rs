@@ -1,11 +1,11 @@
 //! The agent in each guest: its configuration (where Defib is, and the VM's own key), and signals to it.
 
 use super::kube::private;
+use super::simulator::rows;
 use super::{FleetVm, Lab, NAMESPACE, SYSTEM, output};
 use crate::paths::program;
 use anyhow::{Context, Result, ensure};
 use control_plane::ControlPlane;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -39,10 +39,9 @@ impl Lab {
     /// # Errors
     /// When the guest runs none.
     pub fn signal_agent(&self, vmid: u32, signal: &str) -> Result<()> {
-        let listed = self.pve(&["--output", "json", "list"])?;
+        let listed = rows(&self.pve(&["--output", "json", "list"])?)?;
         let pid = listed
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .iter()
             .find(|vm| vm["vmid"] == vmid)
             .and_then(|vm| vm["guestPid"].as_u64())
             .context("the guest runs no agent")?;

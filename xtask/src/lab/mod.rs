@@ -7,6 +7,7 @@ mod controller;
 mod fleet;
 mod kube;
 mod service;
+mod simulator;
 pub mod wait;
 
 pub use controller::Controller;
@@ -299,44 +300,6 @@ impl Lab {
         self.simulator_state.clone()
     }
 
-    /// A control of the simulator, as `pve-sim ctl`.
-    ///
-    /// # Errors
-    /// When the simulator refuses it.
-    pub fn pve(&self, control: &[&str]) -> Result<String> {
-        let mut command = Command::new(program("pve-sim")?);
-        command.arg("ctl").arg("--state-dir").arg(self.simulator_state()).args(control);
-        output(command)
-    }
-
-    /// Write requests that the simulator received, in order, answered or not.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn requests(&self) -> Result<Vec<Value>> {
-        rows(&self.pve(&["--output", "json", "audit"])?)
-    }
-
-    /// What happened to the simulator's guests, in order.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn guest_events(&self) -> Result<Vec<Value>> {
-        rows(&self.pve(&["--output", "json", "events"])?)
-    }
-
-    /// How many POSTs of a reset the simulator received for a VM.
-    ///
-    /// # Errors
-    /// When the audit cannot be read.
-    pub fn resets_of(&self, vmid: u32) -> Result<usize> {
-        Ok(self
-            .requests()?
-            .iter()
-            .filter(|row| row["action"] == "reset" && row["vmid"] == vmid)
-            .count())
-    }
-
     /// kubectl as the administrator.
     ///
     /// # Errors
@@ -444,10 +407,6 @@ impl Folder {
             Self::Temporary(folder) => folder.path(),
         }
     }
-}
-
-fn rows(lines: &str) -> Result<Vec<Value>> {
-    lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 /// Reason and message of a condition.

@@ -9,7 +9,7 @@ mod watches;
 mod writes;
 
 use anyhow::{Context, Result, ensure};
-use fault_proxy::{Faults, Proxy, Service, Upstream};
+use fault_proxy::{Faults, Proxies, RuleId, Service};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -58,7 +58,7 @@ struct Story {
     faults: Faults,
     /// What Proxmox must have been asked of each VM that hung, in order, and how its resets must have ended.
     expected: BTreeMap<u32, (Vec<&'static str>, Vec<&'static str>)>,
-    _proxies: Vec<Proxy>,
+    _proxies: Proxies,
     _runtime: Runtime,
 }
 
@@ -89,27 +89,15 @@ impl Story {
         lab.apply(POLICY)?;
         let runtime = Runtime::new()?;
         let faults = Faults::default();
-        let mut proxies = Vec::new();
-        let mut before = |service, url: &str, ca_pem: &str| -> Result<(String, String)> {
-            let address = url.trim_start_matches("https://").parse().context("an upstream without address")?;
-            let upstream = Upstream {
-                service,
-                address,
-                ca_pem: ca_pem.to_owned(),
-            };
-            let proxy = runtime.block_on(Proxy::start(upstream, faults.clone()))?;
-            let reached = (proxy.url(), proxy.ca_pem().to_owned());
-            proxies.push(proxy);
-            Ok(reached)
-        };
-        let (url, ca_pem) = before(Service::Kubernetes, &lab.control_plane.server_url(), lab.control_plane.ca_pem())?;
+        let mut proxies = Proxies::new(runtime.handle().clone(), faults.clone());
+        let (url, ca_pem) = proxies.before(Service::Kubernetes, &lab.control_plane.server_url(), lab.control_plane.ca_pem())?;
         lab.reroute_kubernetes(&Server {
             url: &url,
             ca_pem: &ca_pem,
         })?;
         let (endpoints, pve_ca) = lab.proxmox_endpoints()?;
-        let ways = endpoints.iter().map(|url| before(Service::Proxmox, url, &pve_ca));
-        let (urls, authorities): (Vec<String>, Vec<String>) = ways.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let ways = endpoints.iter().map(|url| proxies.before(Service::Proxmox, url, &pve_ca));
+        let (urls, authorities): (Vec<String>, Vec<String>) = ways.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         lab.reroute_proxmox(&urls, &authorities.concat())?;
         let mut story = Self {
             lab,
@@ -158,6 +146,18 @@ impl Story {
         })
     }
 
+    /// Waits until the fault of a rule has happened.
+    fn wait_fired(&self, rule: RuleId, what: &str) -> Result<()> {
+        until(PATIENCE, what, || {
+            Ok(if self.faults.fired(rule) > 0 {
+                Ok(())
+            } else {
+                Err("not yet".into())
+            })
+        })
+        .with_context(|| self.logs())
+    }
+
     fn wait_reason(&self, vmid: u32, reason: &str) -> Result<()> {
         until(PATIENCE, &format!("ResetAllowed of {} is {reason}", name(vmid)), || {
             let (now, message) = condition(&self.lab.get(VMS, &name(vmid))?, "ResetAllowed");
@@ -190,9 +190,7 @@ impl Story {
 
     /// What Proxmox was asked of a VM, in order. A start may be asked for as often as it takes (rule 8): one after the other are one.
     fn asked(&self, vmid: u32) -> Result<Vec<String>> {
-        let requests = self.lab.requests()?;
-        let of_vm = requests.iter().filter(|row| row["vmid"] == vmid);
-        let mut asked: Vec<String> = of_vm.filter_map(|row| row["action"].as_str().map(str::to_owned)).collect();
+        let mut asked = self.lab.asked(vmid)?;
         asked.dedup_by(|later, earlier| later == "start" && earlier == "start");
         Ok(asked)
     }

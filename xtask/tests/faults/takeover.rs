@@ -20,14 +20,7 @@ fn the_second_of_two_controllers_starts_what_the_first_stopped_and_goes_on() -> 
     }));
     story.lab.pve(&["hang", "101"])?;
     story.expect(101, &["stop", "start"], &["Recovered"]);
-    until(PATIENCE, "the decider has died before the start", || {
-        Ok(if story.faults.fired(killed) > 0 {
-            Ok(())
-        } else {
-            Err("not yet".into())
-        })
-    })
-    .with_context(|| story.logs())?;
+    story.wait_fired(killed, "the decider has died before the start")?;
     ensure!(
         story.asked(101)? == ["stop"],
         "Proxmox was not asked for a start yet\n{}",
@@ -66,14 +59,7 @@ fn a_decider_that_stood_still_before_the_request_sends_it_no_more() -> Result<()
         request.is_write() && of_record && request.status_fields().iter().any(|field| field == "evidence")
     }));
     story.hang(102)?;
-    until(PATIENCE, "the decider stands still before the request", || {
-        Ok(if story.faults.fired(stopped) > 0 {
-            Ok(())
-        } else {
-            Err("not yet".into())
-        })
-    })
-    .with_context(|| story.logs())?;
+    story.wait_fired(stopped, "the decider stands still before the request")?;
     let journal = story.lab.get(VMS, "vm-102")?["status"]["currentReset"].clone();
     ensure!(
         journal["holder"] == format!("defib-{first}"),

@@ -1,6 +1,6 @@
 //! powerState: what somebody switches off stays off, but where it is declared to run.
 
-use super::steps::{asked, is_on, last_event};
+use super::steps::{is_on, last_event};
 use super::*;
 use xtask::lab::wait::never;
 
@@ -51,7 +51,7 @@ fn a_vm_that_is_to_run_is_started_and_others_stay_off() -> Result<()> {
     says("paused", "Paused")?;
 
     until(2 * PATIENCE, "the VM that is to run is on", || {
-        let asked = asked(&lab, RUNNING)?;
+        let asked = lab.asked(RUNNING)?;
         Ok(if asked == ["start"] && is_on(&lab, RUNNING)? {
             Ok(())
         } else {
@@ -79,7 +79,7 @@ fn a_vm_that_is_to_run_is_started_and_others_stay_off() -> Result<()> {
     })
     .with_context(|| lab.controller_log(15))?;
     never(Duration::from_secs(5), "a start of what is to stay off", || {
-        let both = [asked(&lab, UNMANAGED)?, asked(&lab, HA)?];
+        let both = [lab.asked(UNMANAGED)?, lab.asked(HA)?];
         Ok(if both.iter().all(Vec::is_empty) {
             Ok(())
         } else {

@@ -14,16 +14,9 @@ fn power_cycle() -> Value {
     json!({ "resetPolicy": { "steps": [{ "action": "PowerCycle", "maxAttempts": 1, "recoveryDeadlineSeconds": 60 }] } })
 }
 
-/// What Proxmox was asked for of a VM, in order.
-pub fn asked(lab: &Lab, vmid: u32) -> Result<Vec<String>> {
-    let rows = lab.requests()?;
-    let of_vm = rows.iter().filter(|row| row["vmid"] == vmid);
-    Ok(of_vm.filter_map(|row| row["action"].as_str().map(str::to_owned)).collect())
-}
-
 fn wait_asked(lab: &Lab, vmid: u32, wanted: &[&str]) -> Result<()> {
     until(PATIENCE, &format!("Proxmox is asked for {wanted:?} of VM {vmid}"), || {
-        let mut seen = asked(lab, vmid)?;
+        let mut seen = lab.asked(vmid)?;
         // It is told to go on as often as it is seen to stand: QEMU takes a moment.
         seen.dedup_by(|one, before| one == before && one == "resume");
         Ok(if seen == wanted {
@@ -186,7 +179,7 @@ fn a_start_is_owed_over_the_death_of_defib_and_of_the_managed_vm() -> Result<()>
     })
     .with_context(|| lab.controller_log(15))?;
     ensure!(
-        asked(&lab, 101)?.iter().filter(|what| *what == "stop").count() == 1,
+        lab.asked(101)?.iter().filter(|what| *what == "stop").count() == 1,
         "it was stopped once"
     );
     lab.stop()
@@ -205,7 +198,7 @@ fn a_process_that_is_asked_to_end_starts_what_it_stopped() -> Result<()> {
     wait_asked(&lab, 101, &["stop"])?;
     lab.stop_controller()?;
     ensure!(is_on(&lab, 101)?, "{}\n{}", last_event(&lab, 101)?, lab.controller_log(30));
-    ensure!(asked(&lab, 101)? == ["stop", "start"], "{:?}", asked(&lab, 101)?);
+    ensure!(lab.asked(101)? == ["stop", "start"], "{:?}", lab.asked(101)?);
     lab.start_controller()?;
     wait_well(&lab, "web-1")?;
     ensure!(outcomes(&lab, "web-1")? == ["Recovered"]);

@@ -2,11 +2,9 @@
 
 use crate::rules;
 use defib_world::chance::Dice;
+use defib_world::clock::BEGINNING;
 use serde_json::{Map, Value, json};
 use std::sync::LazyLock;
-
-/// The world begins then, in seconds: times near it pass while it lasts.
-pub const BEGINNING: i64 = 1_800_000_000;
 
 /// Texts that mean something somewhere. Where the schema allows one, it is tried, whether it means something there or not.
 const WORDS: [&str; 24] = [
@@ -157,11 +155,9 @@ impl Generator<'_> {
 
     fn time(&mut self) -> Value {
         let (soon, ago) = (self.dice.between(1, 90) as i64, self.dice.between(0, 3600) as i64);
-        let near = [
-            BEGINNING + self.now + soon,
-            BEGINNING + self.now - ago,
-            BEGINNING + self.now + 400 * 86_400,
-        ];
+        // Such times pass while the world lasts.
+        let now = BEGINNING.as_second() + self.now;
+        let near = [now + soon, now - ago, now + 400 * 86_400];
         let near = near.map(|at| jiff::Timestamp::from_second(at).unwrap().to_string());
         let [soon, ago, far] = &near;
         json!(self.dice.pick(&[

@@ -2,13 +2,12 @@
 
 use crate::Lived;
 use crate::ear::Heard;
-use crate::generate::BEGINNING;
 use crate::plan::{Specs, Story, applies};
 use crate::settled::{differences, specs_are_back, state, without_resets};
 use defib_api::{MaintenanceWindow, Mode, Pause};
 use defib_core::policy::Effective;
 use defib_core::window::{Windows, windows};
-use defib_world::clock::Time;
+use defib_world::clock::{BEGINNING, Time};
 use defib_world::evidence::{Evidence, Sent, condition, text};
 use defib_world::oracle::judge;
 use serde_json::Value;
@@ -129,7 +128,7 @@ fn applied(e: &Evidence, vm: usize, from: Time, to: Time) -> Vec<(Effective, Val
 
 /// Whether a spec, of a VM or of a policy, holds resets back at a moment by a pause or a window.
 fn holds(spec: &Value, at: Time) -> bool {
-    let wall = jiff::Timestamp::from_millisecond(BEGINNING * 1000 + at.0 as i64).unwrap();
+    let wall = BEGINNING + jiff::SignedDuration::from_millis(at.0 as i64);
     let pauses: Vec<Pause> = serde_json::from_value(spec["pauses"].clone()).unwrap_or_default();
     let declared: Vec<MaintenanceWindow> = serde_json::from_value(spec["maintenanceWindows"].clone()).unwrap_or_default();
     pauses.iter().any(|pause| pause.expires_at.is_none_or(|end| end > wall)) || !matches!(windows(&declared, wall), Windows::Closed { .. })
